@@ -1,0 +1,184 @@
+"""Settings: config.toml files and the kernel command line, typed and explained.
+
+Precedence, lowest first: the vendor's file in the slot, the owner's in
+/etc/abupdate, its `config.d/*.toml` in order of name, the kernel command line
+(`abupdate.SECTION.KEY=VALUE`, value in TOML or a bare word). An unknown key is
+an error that names the nearest known one. Every value remembers its origin.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from abupdate.errors import UsageError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DeviceSection(_Section):
+    """[device]: what this machine is."""
+
+    compatible: str = Field(default="", description="Product that releases must be made for.")
+
+
+class BootSection(_Section):
+    """[boot]: how often GRUB tries."""
+
+    tries: int = Field(default=3, ge=1, le=9, description="Boots that a trial gets.")
+    limit: int = Field(
+        default=8,
+        ge=0,
+        le=9,
+        description="Boots that a confirmed slot gets without one healthy boot; 0 = no limit.",
+    )
+
+
+class ConfirmSection(_Section):
+    """[confirm]: who confirms."""
+
+    mode: Literal["auto", "manual"] = Field(
+        default="auto", description="auto: the health check confirms; manual: a person."
+    )
+
+
+class HealthSection(_Section):
+    """[health]: the checks after a boot."""
+
+    timeout: float = Field(default=60.0, gt=0, description="Seconds that one check may take.")
+
+
+class StoreSection(_Section):
+    """[store]: the git repository on data."""
+
+    max_bundle: int = Field(
+        default=8 << 30, gt=0, description="Bytes that a bundle may have at most."
+    )
+
+
+class Settings(_Section):
+    """All of config.toml."""
+
+    device: DeviceSection = DeviceSection()
+    boot: BootSection = BootSection()
+    confirm: ConfirmSection = ConfirmSection()
+    health: HealthSection = HealthSection()
+    store: StoreSection = StoreSection()
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are on a device (design section 9). Tests put `root` elsewhere."""
+
+    root: Path = Path("/")
+    data: Path = Path("/data")
+    esp: Path = Path("/boot/efi")
+    runtime: Path = Path("/run/abupdate")
+    cmdline: Path = Path("/proc/cmdline")
+
+    @property
+    def vendor(self) -> Path:
+        """The release's own files: config.toml, allowed_signers, checks."""
+        return self.root / "usr/lib/abupdate"
+
+    @property
+    def etc(self) -> Path:
+        """The owner's files."""
+        return self.root / "etc/abupdate"
+
+    @property
+    def state(self) -> Path:
+        """What abupdate keeps on the data partition."""
+        return self.data / "abupdate"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings with the origin of each value: `section.key` → file or source."""
+
+    settings: Settings
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+def load(paths: Paths) -> Loaded:
+    """Read all sources in their order. Raises `UsageError`."""
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    files = [paths.vendor / "config.toml", paths.etc / "config.toml"]
+    files += sorted((paths.etc / "config.d").glob("*.toml"))
+    for path in files:
+        if path.is_file():
+            _merge(values, origins, _read(path), str(path))
+    if paths.cmdline.is_file():
+        words = paths.cmdline.read_text(errors="replace").split()
+        _merge(values, origins, _from_cmdline(words), "kernel command line")
+    try:
+        return Loaded(Settings.model_validate(values), origins)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        origin = origins.get(where, "the configuration")
+        raise UsageError(
+            f"{origin}: {where}: {first['msg']}, found {first['input']!r}.",
+            "`abupdate config show --origin` lists what is known.",
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: not a readable TOML file: {error}.") from error
+
+
+def _from_cmdline(words: Iterable[str]) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        parts = name.split(".")
+        if not equals or len(parts) != 3 or parts[0] != "abupdate":
+            continue
+        try:
+            value = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        found.setdefault(parts[1], {})[parts[2]] = value
+    return found
+
+
+def _merge(
+    values: dict[str, dict[str, Any]], origins: dict[str, str], new: dict[str, Any], origin: str
+) -> None:
+    for section, content in new.items():
+        model = _section_model(section, origin)
+        if not isinstance(content, dict):
+            raise UsageError(f"{origin}: [{section}] must be a table, found {content!r}.")
+        for key, value in content.items():
+            if key not in model.model_fields:
+                raise _unknown(f"{section}.{key}", key, model.model_fields, origin)
+            values.setdefault(section, {})[key] = value
+            origins[f"{section}.{key}"] = origin
+
+
+def _section_model(section: str, origin: str) -> type[BaseModel]:
+    known = Settings.model_fields
+    if section not in known:
+        raise _unknown(f"[{section}]", section, known, origin)
+    model = known[section].annotation
+    assert isinstance(model, type) and issubclass(model, BaseModel)
+    return model
+
+
+def _unknown(name: str, key: str, known: Iterable[str], origin: str) -> UsageError:
+    names = sorted(known)
+    near = difflib.get_close_matches(key, names, n=1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."
+    return UsageError(f"{origin}: unknown setting {name}.", hint)

@@ -1,0 +1,1 @@
+"""Where slots live: the layout, finding them, partition tables, filesystems."""

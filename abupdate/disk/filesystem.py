@@ -1,0 +1,213 @@
+"""ext4 filesystems of slots: superblock, label, check, mount, sync, cache.
+
+Devices are block devices (or loop devices in tests), never found here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.errors import DeviceFaultError, ProgramError, RefusedError
+from abupdate.run import run
+
+_SUPERBLOCK_OFFSET = 1024
+_MAGIC = 0xEF53
+_BLKFLSBUF = 0x1261
+
+# A label and UUID can then be changed with one superblock write: checksums do
+# not hang on the UUID. GRUB reads all of these.
+FEATURES = "metadata_csum_seed,64bit,^orphan_file"
+
+_CHECK_SECONDS = 1800.0
+_MAKE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Superblock:
+    """What is needed of an ext4 superblock. Sizes in bytes; format: kernel docs, ext4."""
+
+    label: str
+    uuid: str
+    capacity: int
+    inodes: int
+
+
+def read_superblock(device: Path) -> Superblock | None:
+    """The superblock of an ext filesystem, None where there is none (or no permission)."""
+    try:
+        with device.open("rb", buffering=0) as file:
+            file.seek(_SUPERBLOCK_OFFSET)
+            raw = file.read(1024)
+    except OSError:
+        return None
+    if len(raw) < 1024 or int.from_bytes(raw[56:58], "little") != _MAGIC:
+        return None
+
+    def number(offset: int) -> int:
+        return int.from_bytes(raw[offset : offset + 4], "little")
+
+    block = 1024 << min(number(24), 6)
+    blocks = number(4) + (number(336) << 32)
+    # s_overhead_clusters is 0 until somebody computed it: assume 3 % then.
+    overhead = number(584) or blocks * 3 // 100
+    return Superblock(
+        label=raw[120:136].split(b"\0")[0].decode("utf-8", "replace"),
+        uuid=str(uuid.UUID(bytes=raw[104:120])),
+        capacity=(blocks - overhead) * block,
+        inodes=number(0),
+    )
+
+
+def relabel(device: Path, label: str, *, fresh_uuid: bool = False) -> None:
+    """Set the label (and a new random UUID) of an unmounted ext4, flushed to the device.
+
+    Raises `DeviceFaultError` when the device does not hold the label afterwards.
+    """
+    uuid_argument = ["-U", "random"] if fresh_uuid else []
+    run(["tune2fs", "-L", label, *uuid_argument, device])
+    flush(device)
+    drop_cache(device)
+    found = read_superblock(device)
+    if found is None or found.label != label:
+        raise DeviceFaultError(
+            f"{device} should have the label '{label}' after writing it, "
+            f"found {found.label if found else 'no filesystem'}.",
+            "The disk does not keep what is written to it.",
+        )
+
+
+def make(device: Path, label: str) -> None:
+    """A fresh ext4, everything on it lost."""
+    run(
+        ["mke2fs", "-t", "ext4", "-F", "-q", "-m", "0", "-O", FEATURES, "-L", label, device],
+        timeout=_MAKE_SECONDS,
+    )
+    flush(device)
+
+
+def repair(device: Path) -> bool:
+    """Replay the journal and mend what is safe; False when the filesystem is not usable."""
+    try:
+        run(["e2fsck", "-p", device], ok=(0, 1), timeout=_CHECK_SECONDS)
+    except ProgramError as error:
+        if error.code is None or error.code < 0:
+            raise
+        return False
+    return True
+
+
+def check(device: Path) -> None:
+    """Read-only check of an unmounted ext4. Raises `DeviceFaultError` with its findings."""
+    try:
+        run(["e2fsck", "-f", "-n", device], timeout=_CHECK_SECONDS)
+    except ProgramError as error:
+        raise DeviceFaultError(
+            f"The filesystem on {device} should be clean after writing it: {error.message}",
+            "Run the install again; if it happens twice, the disk is failing.",
+        ) from error
+
+
+def flush(device: Path) -> None:
+    """fsync the block device."""
+    fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def drop_cache(device: Path) -> None:
+    """Forget what the kernel holds of an unmounted device, so that reads come from the disk."""
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if stat.S_ISBLK(os.fstat(fd).st_mode):
+            fcntl.ioctl(fd, _BLKFLSBUF, 0)
+    finally:
+        os.close(fd)
+
+
+def syncfs(fd: int) -> None:
+    """Write all of a filesystem to its device, errors included.
+
+    `fd` must have been opened before the first write: the kernel reports a
+    write-back error once to each open file.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise DeviceFaultError(
+            f"Writing to the slot failed: {os.strerror(number)}.",
+            "The slot stays unarmed; the disk may be failing.",
+        )
+
+
+@dataclass(frozen=True)
+class MountEntry:
+    """One line of /proc/self/mountinfo."""
+
+    device_number: str
+    root: str
+    target: str
+    options: tuple[str, ...]
+    filesystem: str
+
+
+def mounts() -> list[MountEntry]:
+    """All mounts of this mount namespace."""
+    entries = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        target = fields[4].encode("latin-1").decode("unicode_escape")
+        entries.append(
+            MountEntry(fields[2], fields[3], target, tuple(fields[5].split(",")), right.split()[0])
+        )
+    return entries
+
+
+def refuse_if_mounted(device: Path) -> None:
+    """Raise `RefusedError` when the device is mounted anywhere in this namespace."""
+    number = os.stat(device).st_rdev
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    for entry in mounts():
+        if entry.device_number == wanted:
+            raise RefusedError(
+                f"{device} must not be in use, but it is mounted at {entry.target}.",
+                f"Unmount it first: umount {entry.target}",
+            )
+
+
+@contextmanager
+def mounted(device: Path, target: Path, options: str) -> Iterator[Path]:
+    """Mount an ext4 at `target` (made when missing) for the time of the block."""
+    target.mkdir(parents=True, exist_ok=True)
+    run(["mount", "-t", "ext4", "-o", options, device, target], timeout=_CHECK_SECONDS)
+    try:
+        yield target
+    finally:
+        run(["umount", target], timeout=_CHECK_SECONDS)
+
+
+@contextmanager
+def writable(mountpoint: Path) -> Iterator[None]:
+    """Make a read-only mount writable for the time of the block.
+
+    A directory that is no mountpoint, or a writable one, stays as it is.
+    """
+    entry = next((e for e in reversed(mounts()) if e.target == str(mountpoint)), None)
+    if entry is None or "ro" not in entry.options:
+        yield
+        return
+    run(["mount", "-o", "remount,rw", mountpoint])
+    try:
+        yield
+    finally:
+        run(["mount", "-o", "remount,ro", mountpoint])

@@ -1,0 +1,62 @@
+"""The disk that booted, and its partitions, from udev.
+
+The walk starts at the device of the mounted root filesystem and looks at its
+siblings only: a second disk with the same names or labels is never seen.
+Filesystem labels come from the superblocks, because udev's copy may be older
+than the last change.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyudev
+
+from abupdate.disk.filesystem import read_superblock
+from abupdate.disk.layout import BootDisk, Partition
+from abupdate.errors import RefusedError
+
+
+def boot_disk(root: Path = Path("/")) -> BootDisk:
+    """The disk that holds the filesystem mounted at `root`.
+
+    Raises `RefusedError` where that is no partition of a disk (a live medium, a
+    container, a machine that abupdate was not installed on).
+    """
+    context = pyudev.Context()
+    number = os.stat(root).st_dev
+    try:
+        booted = pyudev.Devices.from_device_number(context, "block", number)
+    except pyudev.DeviceNotFoundError as error:
+        raise _not_a_partition(root, f"{os.major(number)}:{os.minor(number)}") from error
+    disk = booted.find_parent("block", "disk")
+    if disk is None:
+        raise _not_a_partition(root, str(booted.device_node))
+    children = context.list_devices(subsystem="block", DEVTYPE="partition", parent=disk)
+    partitions = tuple(
+        sorted((_partition(child) for child in children), key=lambda part: part.number)
+    )
+    by_device = {part.device: part for part in partitions}
+    return BootDisk(Path(disk.device_node), partitions, by_device[Path(booted.device_node)])
+
+
+def _partition(device: pyudev.Device) -> Partition:
+    node = Path(device.device_node)
+    superblock = read_superblock(node)
+    return Partition(
+        device=node,
+        number=int(device.get("ID_PART_ENTRY_NUMBER") or device.sys_number),
+        name=device.get("PARTNAME") or device.get("ID_PART_ENTRY_NAME") or "",
+        partuuid=device.get("ID_PART_ENTRY_UUID") or device.get("PARTUUID") or "",
+        label=superblock.label if superblock else None,
+        uuid=superblock.uuid if superblock else None,
+        size=device.attributes.asint("size") * 512,
+    )
+
+
+def _not_a_partition(root: Path, found: str) -> RefusedError:
+    return RefusedError(
+        f"{root} should be a partition of a disk in abupdate's layout, found {found}.",
+        "This command works on a device that abupdate was installed on.",
+    )

@@ -1,0 +1,128 @@
+"""The error tree and the exit codes that it stands for.
+
+A fault of the input, the machine or the situation is an `AbupdateError`: its
+message says what was expected and what was found, its hint what to do next.
+Anything else that escapes is a bug of ours. Only `cli/main.py` turns either
+into an exit code.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command (documented in docs/exit-codes.md)."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    NOTHING_TO_DO = 3
+    REBOOT_NEEDED = 4
+    BUSY = 5
+    NOT_TRUSTED = 6
+    REFUSED = 7
+    NO_SPACE = 8
+    SOURCE = 9
+    CONTENT_DIFFERS = 10
+    DEVICE_FAULT = 11
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class AbupdateError(Exception):
+    """Root of all faults that are not bugs of ours."""
+
+    exit_code = ExitCode.BUG
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class UsageError(AbupdateError):
+    """The command line or the configuration is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class NothingToDoError(AbupdateError):
+    """What was asked for is already so."""
+
+    exit_code = ExitCode.NOTHING_TO_DO
+
+
+class BusyError(AbupdateError):
+    """Another job holds the lock."""
+
+    exit_code = ExitCode.BUSY
+
+
+class NotTrustedError(AbupdateError):
+    """A signature, a key or an object's hash is not what it must be."""
+
+    exit_code = ExitCode.NOT_TRUSTED
+
+
+class RefusedError(AbupdateError):
+    """Policy or the state of the device forbids it."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class NoSpaceError(AbupdateError):
+    """Bytes or inodes do not suffice."""
+
+    exit_code = ExitCode.NO_SPACE
+
+
+class SourceError(AbupdateError):
+    """A bundle, file or remote cannot be read or is not what it claims to be."""
+
+    exit_code = ExitCode.SOURCE
+
+
+class ContentDiffersError(AbupdateError):
+    """Content was compared and is not equal."""
+
+    exit_code = ExitCode.CONTENT_DIFFERS
+
+
+class DeviceFaultError(AbupdateError):
+    """A disk, a filesystem or a program of the device does not work."""
+
+    exit_code = ExitCode.DEVICE_FAULT
+
+
+class InterruptedByUserError(AbupdateError):
+    """Stopped by SIGINT."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class TerminatedError(AbupdateError):
+    """Stopped by SIGTERM."""
+
+    exit_code = ExitCode.TERMINATED
+
+
+class ProgramError(DeviceFaultError):
+    """Another program failed; callers translate it where they know better."""
+
+    def __init__(
+        self, argv: tuple[str, ...], code: int | None, stderr: str, hint: str | None = None
+    ) -> None:
+        outcome = "could not be started" if code is None else _outcome(code)
+        detail = f": {stderr.strip()}" if stderr.strip() else ""
+        super().__init__(f"'{' '.join(argv)}' {outcome}{detail}", hint)
+        self.argv = argv
+        self.code = code
+        self.stderr = stderr
+
+
+def _outcome(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"

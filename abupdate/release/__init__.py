@@ -1,0 +1,1 @@
+"""What a release is, who signed it, and the file that carries it."""

@@ -1,0 +1,228 @@
+"""The one door to other programs.
+
+`run` starts a command (through `sh`), waits for it within a time limit and
+gives its output; `stream` opens one with pipes, for bulk data. Both take
+argument lists only, never a shell string, start with a scrubbed environment,
+and put the program's own error text into ours. With a `Sandbox` the program
+runs as another user, within limits on memory, time and file size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from abupdate.errors import ProgramError
+
+Argument = str | bytes | os.PathLike[str]
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """Who a program runs as, and what it may use up.
+
+    `memory` and `file_size` are bytes, `cpu` seconds. Not able to gain
+    privileges, no supplementary groups, no capabilities kept.
+    """
+
+    user: str
+    memory: int = 600_000_000
+    cpu: int = 3600
+    file_size: int | None = None
+
+    def prefix(self) -> tuple[str, ...]:
+        """The arguments that come before the program's own."""
+        limits = [f"--as={self.memory}", f"--cpu={self.cpu}", "--nofile=256", "--core=0"]
+        if self.file_size is not None:
+            limits.append(f"--fsize={self.file_size}")
+        return (
+            "prlimit",
+            *limits,
+            "setpriv",
+            f"--reuid={self.user}",
+            f"--regid={self.user}",
+            "--clear-groups",
+            "--no-new-privs",
+            "--inh-caps=-all",
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished program left: exit code and output."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+
+
+def run(
+    argv: Sequence[Argument],
+    *,
+    stdin: bytes | None = None,
+    timeout: float = 60.0,
+    env: Mapping[str, str] | None = None,
+    sandbox: Sandbox | None = None,
+    cwd: Path | None = None,
+    ok: Collection[int] = (0,),
+    stdout_limit: int = 64 * 1024 * 1024,
+) -> Result:
+    """Run a program to its end.
+
+    `timeout` is in seconds. `env` is added to a minimal environment. An exit
+    code outside `ok`, a signal, a time-out or a program that is missing raises
+    `ProgramError` with the program's error text.
+    """
+    import sh  # noqa: PLC0415 - 50 ms that a command which runs nothing need not pay
+
+    words = _argv(argv, sandbox)
+    program = _find(words[0], words)
+    try:
+        done = sh.Command(program)(
+            *[os.fsencode(word) for word in words[1:]],
+            _in=stdin if stdin is not None else b"",
+            _tty_in=False,
+            _tty_out=False,
+            _env=_environment(env),
+            _cwd=str(cwd) if cwd else None,
+            _timeout=timeout,
+            _timeout_signal=signal.SIGKILL,
+            _ok_code=list(range(256)),
+            _return_cmd=True,
+            _internal_bufsize=stdout_limit,
+            _no_err=False,
+        )
+    except sh.TimeoutException as error:
+        raise ProgramError(words, None, f"not finished after {timeout:g} seconds") from error
+    except sh.SignalException as error:
+        raise ProgramError(words, error.exit_code, error.stderr.decode(errors="replace")) from error
+    result = Result(int(done.exit_code), bytes(done.stdout), done.stderr.decode(errors="replace"))
+    if result.code not in ok:
+        raise ProgramError(words, result.code, result.stderr)
+    return result
+
+
+class Stream:
+    """A running program with its pipes; made by `stream`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], argv: tuple[str, ...], log: IO[bytes]):
+        self._process = process
+        self._argv = argv
+        self._log = log
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """The program's standard input; opened with `stdin=True` only."""
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """The program's standard output; opened with `stdout=True` only."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def finish(self, ok: Collection[int] = (0,), timeout: float = 60.0) -> Result:
+        """Close its input, wait, and raise `ProgramError` unless the exit code is in `ok`.
+
+        What is left on its output is returned (read it before, if it is large).
+        """
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        rest = self._process.stdout.read() if self._process.stdout is not None else b""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ProgramError(self._argv, None, f"not finished after {timeout:g} s") from error
+        if code not in ok:
+            raise ProgramError(self._argv, code, self.error_text())
+        return Result(code, rest, self.error_text())
+
+    def error_text(self) -> str:
+        """What the program wrote to standard error so far (the last 64 KiB)."""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - 65536))
+        return self._log.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """End the program if it still runs, and free its pipes."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None and not pipe.closed:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+@contextlib.contextmanager
+def stream(
+    argv: Sequence[Argument],
+    *,
+    stdin: bool | IO[bytes] = False,
+    stdout: bool | IO[bytes] = False,
+    env: Mapping[str, str] | None = None,
+    sandbox: Sandbox | None = None,
+    cwd: Path | None = None,
+) -> Iterator[Stream]:
+    """A program with pipes for bulk data; ended when the block is left.
+
+    `stdin` and `stdout`: True for a pipe of ours, a file to use it directly,
+    False for none. Standard error is kept for error messages. Call
+    `Stream.finish` for the verdict: leaving the block without it ends the program.
+    """
+    words = _argv(argv, sandbox)
+    program = _find(words[0], words)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            words,
+            executable=program,
+            stdin=_pipe(stdin),
+            stdout=_pipe(stdout),
+            stderr=log,
+            env=_environment(env),
+            cwd=cwd,
+            bufsize=1024 * 1024,
+        )
+        handle = Stream(process, words, log)
+        try:
+            yield handle
+        finally:
+            handle.close()
+
+
+def _pipe(wanted: bool | IO[bytes]) -> int | IO[bytes]:
+    if wanted is True:
+        return subprocess.PIPE
+    return subprocess.DEVNULL if wanted is False else wanted
+
+
+def _argv(argv: Sequence[Argument], sandbox: Sandbox | None) -> tuple[str, ...]:
+    words = tuple(os.fsdecode(word) for word in argv)
+    return words if sandbox is None else (*sandbox.prefix(), *words)
+
+
+def _find(program: str, words: tuple[str, ...]) -> str:
+    path = shutil.which(program, path=SEARCH_PATH)
+    if path is None:
+        raise ProgramError(
+            words, None, f"{program} not found", f"Install the package that has '{program}'."
+        )
+    return path
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    """A minimal environment: no locale, no home, nothing that steers a program."""
+    base = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
+    return {**base, **(extra or {})}

@@ -1,0 +1,1 @@
+"""The use cases: install, confirm, fall back, verify, tell."""
