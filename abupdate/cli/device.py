@@ -1,0 +1,243 @@
+"""The verbs of a device: `abupdate install`, `status`, `confirm` and the others.
+
+Each command imports what it needs when it runs, so that `status` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from abupdate.errors import ExitCode, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from abupdate.config import Settings
+    from abupdate.disk.layout import Slot
+    from abupdate.update.confirm import Verdict
+    from abupdate.update.slots import Machine
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable, with a schema version.")]
+ByBoot = Annotated[bool, typer.Option("--boot", hidden=True)]
+Context = typer.Context
+
+
+def register(app: typer.Typer) -> None:
+    """Add the device's verbs to the command."""
+    for command in (status, install, arm, confirm, reject, rollback, verify, history, check):
+        app.command()(command)
+    config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
+    config.command("show")(config_show)
+    app.add_typer(config, name="config")
+
+
+def status(context: Context, as_json: Json = False) -> None:
+    """What runs, what each slot holds, and what became of the last install.
+
+    Success is said only after a release was confirmed: until then it is
+    "installed, on trial".
+    """
+    from abupdate.update.status import collect
+
+    report = collect(_machine(context))
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+        return
+    from abupdate.cli.show import status_text
+
+    print(status_text(report))
+
+
+def install(
+    context: Context,
+    source: Annotated[str, typer.Argument(help="A bundle file, or - for standard input.")],
+    no_arm: Annotated[
+        bool, typer.Option("--no-arm", help="Write and verify, but do not try it at the next boot.")
+    ] = False,
+    reboot: Annotated[bool, typer.Option("--reboot", help="Reboot when it is armed.")] = False,
+    reboot_exit_code: Annotated[
+        bool, typer.Option("--reboot-exit-code", help="Exit with 4 when a reboot is needed.")
+    ] = False,
+    progress_fd: Annotated[
+        int | None, typer.Option(help="File descriptor for progress as JSON lines.")
+    ] = None,
+) -> None:
+    """Install a release into the other slot and arm it.
+
+    The running slot is never written. The signature is checked before anything
+    is touched, what was written is read back from the disk, and only then is
+    GRUB told to try it:
+
+        abupdate install gateway-2.bundle && reboot
+    """
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.install import install as run_install
+
+    events = terminal_events(progress_fd)
+    settings = _settings(context)
+    with _opened(source) as stream:
+        done = run_install(_machine(context), stream, source, settings, events, arm=not no_arm)
+    if not done.armed:
+        print(f"Release {done.release} is in slot {done.slot}; `abupdate arm` lets GRUB try it.")
+        return
+    print(f"Release {done.release} is installed in slot {done.slot}, on trial from the next boot.")
+    if reboot:
+        _reboot()
+    elif reboot_exit_code:
+        raise typer.Exit(ExitCode.REBOOT_NEEDED)
+
+
+def arm(context: Context) -> None:
+    """Let GRUB try the release that `install --no-arm` wrote."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.install import arm_installed
+
+    slot = arm_installed(_machine(context), terminal_events())
+    print(f"Slot {slot} is armed; reboot to try it.")
+
+
+def confirm(context: Context, boot: ByBoot = False) -> None:
+    """Keep the release that runs on trial, for good."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.confirm import after_boot
+    from abupdate.update.confirm import confirm as run_confirm
+
+    judge = after_boot if boot else run_confirm
+    _finish(judge(_machine(context), _settings(context), terminal_events()))
+
+
+def reject(context: Context, boot: ByBoot = False) -> None:
+    """Give up the release that is armed or on trial; the other slot boots next."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.confirm import after_failed_boot
+    from abupdate.update.confirm import reject as run_reject
+
+    if boot:
+        verdict = after_failed_boot(_machine(context), terminal_events())
+        _finish(verdict)
+        if verdict.reboot:
+            _reboot()
+        return
+    _finish(run_reject(_machine(context), terminal_events()))
+
+
+def rollback(context: Context) -> None:
+    """Go back to the system in the other slot: armed and tried like an update."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.confirm import rollback as run_rollback
+
+    _finish(run_rollback(_machine(context), terminal_events()))
+
+
+def verify(
+    context: Context,
+    slot: Annotated[str | None, typer.Argument(help="A or B; the booted slot by default.")] = None,
+) -> None:
+    """Read a slot again from the disk and compare every byte with its commit."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.verify import verify_slot
+
+    done = verify_slot(_machine(context), _slot(slot), terminal_events())
+    print(f"Slot {done.slot} equals release {done.release} ({done.commit[:12]}).")
+
+
+def history(context: Context, as_json: Json = False) -> None:
+    """Everything that happened on this device, oldest first."""
+    entries = _machine(context).records.history()
+    if as_json:
+        entries_json = [asdict(entry) for entry in entries]
+        print(json.dumps({"schema_version": 1, "entries": entries_json}, indent=2))
+        return
+    from abupdate.cli.show import history_text
+
+    print(history_text(entries))
+
+
+def check(context: Context, boot: ByBoot = False) -> None:
+    """Run the health checks now and show what they find; nothing is confirmed or given up."""
+    from abupdate.cli.show import checks_text
+    from abupdate.update.checks import failures, run_checks
+    from abupdate.update.confirm import check_boot
+
+    machine, settings = _machine(context), _settings(context)
+    if boot:
+        results = check_boot(machine, settings)
+    else:
+        results = run_checks(machine.paths, settings.health.timeout)
+    print(checks_text(results))
+    if failures(results):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def config_show(
+    context: Context,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each value is set.")] = False,
+) -> None:
+    """All settings with their values."""
+    from abupdate.config import load
+
+    loaded = load(_machine(context).paths)
+    for section, values in loaded.settings.model_dump().items():
+        print(f"[{section}]")
+        for key, value in values.items():
+            line = f"{key} = {json.dumps(value)}"
+            if origin:
+                line = f"{line:<32} # {loaded.origins.get(f'{section}.{key}', 'default')}"
+            print(line)
+        print()
+
+
+def _machine(context: Context) -> Machine:
+    from abupdate.update.slots import Machine, this_machine
+
+    injected = context.obj
+    return injected if isinstance(injected, Machine) else this_machine()
+
+
+def _settings(context: Context) -> Settings:
+    from abupdate.config import load
+
+    return load(_machine(context).paths).settings
+
+
+def _slot(name: str | None) -> Slot | None:
+    from abupdate.disk.layout import Slot
+
+    if name is None:
+        return None
+    if name not in ("A", "B"):
+        raise typer.BadParameter(f"a slot is A or B, not {name!r}")
+    return Slot(name)
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[BinaryIO]:
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = Path(source).open("rb")  # noqa: SIM115 - closed below; only the opening is caught
+    except OSError as error:
+        raise SourceError(
+            f"A bundle should be readable at {source}: {error.strerror}.",
+            "Give the path of a bundle file, or - for standard input.",
+        ) from error
+    with stream:
+        yield stream
+
+
+def _finish(verdict: Verdict) -> None:
+    print(verdict.text)
+
+
+def _reboot() -> None:
+    from abupdate.run import run
+
+    run(["systemctl", "reboot"])

@@ -1,0 +1,139 @@
+"""How things look on a terminal, and as JSON lines on a descriptor."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from abupdate.events import Event, EventKind, Events
+from abupdate.update.checks import CheckResult
+from abupdate.update.records import HistoryEntry
+from abupdate.update.status import SlotStatus, StatusReport
+
+_BAR = 24
+
+
+def terminal_events(progress_fd: int | None = None, stream: TextIO | None = None) -> Events:
+    """Steps and progress for a person on standard error; JSON lines on `progress_fd` as well."""
+    events = Events(terminal_sink(stream or sys.stderr))
+    if progress_fd is not None:
+        events.subscribe(_json_sink(progress_fd))
+    return events
+
+
+def terminal_sink(stream: TextIO) -> Callable[[Event], None]:
+    """A line for each step that ended; a bar that moves, only where there is a terminal."""
+    moving = stream.isatty()
+
+    def show(event: Event) -> None:
+        clear = "\r\x1b[K" if moving else ""
+        match event.kind:
+            case EventKind.STEP_END:
+                stream.write(f"{clear}  {event.text or event.step:<44} {event.seconds:7.1f} s\n")
+            case EventKind.STEP_FAILED:
+                stream.write(f"{clear}  {event.text or event.step:<44}  failed\n")
+            case EventKind.WARNING:
+                stream.write(f"{clear}warning: {event.text}\n")
+            case EventKind.NOTE:
+                stream.write(f"{clear}  {event.text}\n")
+            case EventKind.PROGRESS if moving:
+                stream.write(clear + _bar(event))
+            case _:
+                return
+        stream.flush()
+
+    return show
+
+
+def _bar(event: Event) -> str:
+    done = event.done or 0
+    scale, unit = (1 << 20, "MiB") if event.unit == "bytes" else (1, event.unit or "")
+    if not event.total:
+        return f"  {event.step:<10} {done // scale} {unit}"
+    full = _BAR * done // event.total
+    bar = "#" * full + "." * (_BAR - full)
+    return f"  {event.step:<10} [{bar}] {done // scale}/{event.total // scale} {unit}"
+
+
+def _json_sink(descriptor: int) -> Callable[[Event], None]:
+    def show(event: Event) -> None:
+        os.write(descriptor, json.dumps(event.as_dict()).encode() + b"\n")
+
+    return show
+
+
+def status_text(report: StatusReport) -> str:
+    """`abupdate status` for a person."""
+    booted = report.booted
+    place = "rescue" if booted.slot == "R" else f"slot {booted.slot}"
+    lines = [f"Release {booted.release or 'unknown'} runs in {place}: {booted.text}."]
+    if report.last_install is not None:
+        lines.append(_install_text(report))
+    lines.append("")
+    lines += [_slot_line(name, slot) for name, slot in report.slots.items()]
+    if report.boot is not None:
+        boot = report.boot
+        full = boot.tries if boot.ustate == 1 else boot.limit
+        lines.append(
+            f"  boot     {boot.ustate_text} (ustate {boot.ustate}), "
+            f"countdown {boot.countdown} of {full}"
+        )
+    if report.job:
+        lines.append(f"  job      {report.job.get('job', 'unknown')} is running")
+    lines += [f"  problem  {problem}" for problem in report.problems]
+    return "\n".join(lines)
+
+
+def _install_text(report: StatusReport) -> str:
+    last = report.last_install
+    assert last is not None
+    told = f"Last install: release {last.release} into slot {last.slot}: "
+    words = {
+        "confirmed": "confirmed.",
+        "fallback": "GRUB gave it up and fell back.",
+        "installed, on trial": "installed, on trial; not a success until it is confirmed.",
+        "unfinished": "did not finish; install again.",
+        "installing": "being written.",
+        "unknown": "armed, and then lost from the boot state.",
+        "rejected": "rejected.",
+    }
+    text = told + words.get(last.outcome, last.outcome)
+    return f"{text}\n  cause: {last.cause}" if last.cause else text
+
+
+def _slot_line(name: str, slot: SlotStatus) -> str:
+    marks = [slot.state]
+    if slot.good:
+        marks.append("good")
+    if slot.booted:
+        marks.append("booted")
+    release = slot.release or "-"
+    return f"  slot {name}   {release:<12} {(slot.commit or '-')[:12]:<12} {', '.join(marks)}"
+
+
+def history_text(entries: list[HistoryEntry]) -> str:
+    """`abupdate history` for a person, newest last."""
+    lines = []
+    for entry in entries:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
+        where = f"slot {entry.slot}" if entry.slot else ""
+        why = entry.detail.get("cause") or entry.detail.get("error") or ""
+        release = f"release {entry.release}" if entry.release else ""
+        lines.append(f"{when}  {entry.event:<15} {release:<16} {where:<7} {why}".rstrip())
+    return "\n".join(lines) if lines else "Nothing has happened yet."
+
+
+def checks_text(results: list[CheckResult]) -> str:
+    """The table of the health checks."""
+    lines = []
+    for result in results:
+        kind = "required" if result.required else "wanted"
+        verdict = "ok" if result.passed else "FAILED"
+        lines.append(f"  {result.name:<28} {kind:<9} {verdict:<7} {result.reason}")
+        if not result.passed and result.output:
+            lines += [f"      {line}" for line in result.output.splitlines()[-5:]]
+    return "\n".join(lines) if lines else "  No checks are installed."

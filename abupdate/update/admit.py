@@ -1,0 +1,109 @@
+"""From a source that nobody trusts to a release in the store that everybody may.
+
+quarantine → signature → policy → content hashed from the tag down → join the
+store. Whatever fails, the quarantine is deleted and the device is as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from abupdate.config import Settings
+from abupdate.errors import NotTrustedError
+from abupdate.events import Events
+from abupdate.failpoints import failpoint
+from abupdate.release.bundle import receive
+from abupdate.release.metadata import Version, parse_release_toml
+from abupdate.release.signature import verify as verify_signature
+from abupdate.store.content import CommitContent, open_commit
+from abupdate.store.manifest import Kind
+from abupdate.update import trust
+from abupdate.update.slots import Machine
+
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a release takes up on a slot: bytes (whole blocks) and inodes."""
+
+    bytes: int
+    inodes: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release that is signed, fits the policy, and lies in the store."""
+
+    version: Version
+    commit: str
+    manifest_sha256: str
+    tag: str
+    signer: str
+    floor: Version | None
+    need: Need
+    transferred: int
+
+
+Fits = Callable[[Need], None]
+
+
+def admit(
+    machine: Machine, source: BinaryIO, settings: Settings, fits: Fits, events: Events
+) -> Release:
+    """Read a bundle from `source` and bring its release into the store.
+
+    `fits` is asked before anything joins the store; it raises when the slot is
+    too small. Raises `SourceError`, `NotTrustedError`, `RefusedError`, `NoSpaceError`.
+    """
+    trusted = trust.trust_files(machine.paths)
+    trusted.require_keys()
+    with events.step("receive", "Receive the bundle"):
+        received = receive(source, machine.store(), settings.store.max_bundle, events)
+    with received:
+        failpoint("quarantined")
+        with events.step("trust", "Check signature and policy"):
+            verified = verify_signature(
+                received.raw_tag, received.version, trusted, trust.not_before(machine.paths)
+            )
+            trust.check_policy(
+                machine.paths, verified.version, verified.compatible, settings.device.compatible
+            )
+            commit, manifest = verified.commit, verified.manifest_sha256
+            with open_commit(received.repository, commit, manifest) as content:
+                stated = parse_release_toml(content.release_toml)
+                if (stated.version, stated.compatible) != (verified.version, verified.compatible):
+                    raise NotTrustedError(
+                        f"The signed tag is for {verified.compatible} {verified.version}, but the "
+                        f"release inside says {stated.compatible} {stated.version}."
+                    )
+                need = needed(content)
+            fits(need)
+            failpoint("trusted")
+        with events.step("store", "Take the release into the store"):
+            received.join()
+            trust.remember_signature(machine.paths, verified.tagger_time)
+            failpoint("joined")
+        return Release(
+            version=verified.version,
+            commit=commit,
+            manifest_sha256=manifest,
+            tag=received.tag_oid,
+            signer=verified.signer,
+            floor=stated.floor,
+            need=need,
+            transferred=received.transferred,
+        )
+
+
+def needed(content: CommitContent) -> Need:
+    """What the manifest's paths take up, from their own sizes and not from what is claimed."""
+    size = inodes = 0
+    for entry in content.entries():
+        if entry.kind == Kind.HARDLINK:
+            continue
+        inodes += 1
+        size += -(-(entry.size or 0) // _BLOCK) * _BLOCK if entry.kind == Kind.FILE else _BLOCK
+    return Need(size, inodes)

@@ -1,0 +1,304 @@
+"""The install: one transaction from a bundle to an armed slot (design section 7).
+
+Read `install` from top to bottom: that is the order of the writes, and each
+line may be the last one before the power goes. Until `arm`, the booted slot is
+what boots next. From `begin` on, the other slot is out of `good` in both
+copies of the boot state, and from `relabel` on its label says so as well;
+running the install again is right from any point.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from abupdate.boot import state as boot
+from abupdate.boot.state import BootState
+from abupdate.config import Settings
+from abupdate.disk import filesystem
+from abupdate.disk.layout import Partition, Slot
+from abupdate.errors import (
+    AbupdateError,
+    ContentDiffersError,
+    NoSpaceError,
+    NothingToDoError,
+    ProgramError,
+    RefusedError,
+)
+from abupdate.events import Events
+from abupdate.failpoints import failpoint
+from abupdate.store.content import CommitContent, open_commit
+from abupdate.store.materialise import Written, materialise
+from abupdate.store.verify import compare, describe
+from abupdate.update import etc
+from abupdate.update.admit import Need, Release, admit
+from abupdate.update.job import job
+from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
+from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
+from abupdate.update.trials import Trials
+
+_WRITE_OPTIONS = "rw,nosuid,nodev,noexec,noatime"
+_READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What an install did. `seconds` by step."""
+
+    slot: Slot
+    release: str
+    commit: str
+    signer: str
+    armed: bool
+    written: Written
+    transferred: int
+    seconds: dict[str, float]
+
+
+def install(
+    machine: Machine,
+    source: BinaryIO,
+    source_name: str,
+    settings: Settings,
+    events: Events,
+    *,
+    arm: bool = True,
+) -> Installed:
+    """Install the release of a bundle into the other slot, and arm it.
+
+    Raises an `AbupdateError`; the booted slot then stays what boots next.
+    """
+    require_root()
+    with job(machine.paths.runtime, "install"):
+        booted, slot, partition = _target(machine)
+        release = admit(machine, source, settings, lambda need: _fits(partition, need), events)
+        _refuse_if_running(machine, booted, release)
+        try:
+            written = _write(machine, booted, slot, partition, release, events)
+            if arm:
+                with events.step("arm", f"Arm slot {slot}"):
+                    _arm(machine, slot)
+        except AbupdateError as error:
+            _tell_failure(machine, slot, release, error, events)
+            raise
+        done = Installed(
+            slot=slot,
+            release=str(release.version),
+            commit=release.commit,
+            signer=release.signer,
+            armed=arm,
+            written=written,
+            transferred=release.transferred,
+            seconds={name: round(value, 3) for name, value in events.seconds.items()},
+        )
+        _tell_success(machine, done, source_name, events)
+        return done
+
+
+def arm_installed(machine: Machine, events: Events) -> Slot:
+    """Arm the other slot, which an earlier install left complete (`install --no-arm`)."""
+    require_root()
+    with job(machine.paths.runtime, "arm"):
+        booted, slot, partition = _target(machine)
+        record = machine.records.slot(slot)
+        if record is None or record.state != SlotState.CLEAN or partition.label != slot.label:
+            raise RefusedError(
+                f"Slot {slot} should hold a complete release, but the last install into it did "
+                "not finish.",
+                "Install a bundle first: abupdate install BUNDLE",
+            )
+        state = machine.boot_state()
+        if state.trial == slot:
+            raise NothingToDoError(f"Slot {slot} is armed already.", "Reboot to try it.")
+        with events.step("arm", f"Arm slot {slot}"):
+            _arm(machine, slot)
+        return slot
+
+
+def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
+    """The slot to write, after all that can be refused without reading the source."""
+    booted = machine.booted()
+    if booted.slot is None:
+        raise RefusedError("This is rescue; `install` works from slot A or B.")
+    slot = booted.slot.other
+    partition = other_partition(booted, slot)
+    filesystem.refuse_if_mounted(partition.device)
+    boot.begin(machine.boot_state(), slot, booted.slot)
+    return booted, slot, partition
+
+
+def _fits(partition: Partition, need: Need) -> None:
+    superblock = filesystem.read_superblock(partition.device)
+    # A partition without a filesystem gets one; 95 % of it can be used then.
+    room = superblock.capacity if superblock else partition.size * 95 // 100
+    inodes = superblock.inodes if superblock else partition.size // 16384
+    if need.bytes > room or need.inodes > inodes:
+        raise NoSpaceError(
+            f"The release needs {need.bytes >> 20} MiB and {need.inodes} inodes, and the slot "
+            f"{partition.device} has {room >> 20} MiB and {inodes} inodes.",
+            "Make the release smaller, or the slots larger.",
+        )
+
+
+def _refuse_if_running(machine: Machine, booted: Booted, release: Release) -> None:
+    record = machine.records.slot(booted.slot) if booted.slot else None
+    if record is not None and record.commit == release.commit:
+        raise NothingToDoError(f"Release {release.version} is what runs now.")
+
+
+def _write(
+    machine: Machine,
+    booted: Booted,
+    slot: Slot,
+    partition: Partition,
+    release: Release,
+    events: Events,
+) -> Written:
+    """Everything between the trusted release and the complete slot, in its order."""
+    device = partition.device
+    _record_intent(machine, booted, slot, release)
+    with events.step("begin", f"Take slot {slot} out of use"):
+        _begin(machine, booted, slot)
+        _record_slot(machine, slot, SlotState.WRITING, release)
+        _relabel_unfinished(device, slot)
+    mountpoint = machine.paths.runtime / "slot"
+    with open_commit(machine.store(), release.commit, release.manifest_sha256) as content:
+        with events.step("write", f"Write release {release.version}"):
+            written = _materialise(content, device, mountpoint, events)
+        with events.step("verify", "Read it back from the disk"):
+            _read_back(content, device, mountpoint, events)
+    with events.step("etc", "Carry /etc changes over"):
+        etc.carry_over(machine.paths.data, booted.slot, slot)
+    with events.step("mark", f"Mark slot {slot} complete"):
+        filesystem.relabel(device, slot.label, fresh_uuid=True)
+        failpoint("label-restored")
+        _record_slot(machine, slot, SlotState.CLEAN, release, device)
+        failpoint("slot-recorded")
+    return written
+
+
+def _record_intent(machine: Machine, booted: Booted, slot: Slot, release: Release) -> None:
+    running = machine.records.slot(booted.slot) if booted.slot else None
+    machine.records.write_intent(
+        Intent(
+            slot=slot,
+            release=str(release.version),
+            commit=release.commit,
+            from_slot=str(booted.slot),
+            from_release=running.release if running else None,
+            started=now(),
+        )
+    )
+    Trials(machine.paths.state).forget(release.commit)
+    failpoint("intent-recorded")
+
+
+def _begin(machine: Machine, booted: Booted, slot: Slot) -> None:
+    assert booted.slot is not None
+    begun = boot.begin(machine.boot_state(), slot, booted.slot)
+    machine.grubenv().write(begun, backup_first=True)
+    failpoint("begun")
+
+
+def _relabel_unfinished(device: Path, slot: Slot) -> None:
+    """The label is the commit mark: gone before the first byte of content changes."""
+    label = slot.unfinished_label
+    try:
+        usable = filesystem.read_superblock(device) is not None
+        if usable:
+            filesystem.relabel(device, label)
+            usable = filesystem.repair(device)
+    except ProgramError:
+        usable = False
+    if not usable:
+        filesystem.make(device, label)
+    failpoint("slot-relabelled")
+
+
+def _materialise(
+    content: CommitContent, device: Path, mountpoint: Path, events: Events
+) -> Written:
+    with filesystem.mounted(device, mountpoint, _WRITE_OPTIONS):
+        # Opened before the first write: the kernel tells an open file of a
+        # write-back error once, and only of those since it was opened.
+        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            failpoint("slot-mounted")
+            written = materialise(content, mountpoint, events)
+            failpoint("materialised")
+            filesystem.syncfs(fd)
+            failpoint("synced")
+        finally:
+            os.close(fd)
+    failpoint("unmounted")
+    filesystem.flush(device)
+    filesystem.drop_cache(device)
+    failpoint("cache-dropped")
+    filesystem.check(device)
+    failpoint("checked")
+    return written
+
+
+def _read_back(content: CommitContent, device: Path, mountpoint: Path, events: Events) -> None:
+    filesystem.drop_cache(device)
+    with filesystem.mounted(device, mountpoint, _READ_OPTIONS):
+        differences = compare(mountpoint, content, events)
+    if differences:
+        raise ContentDiffersError(
+            f"The slot should equal the release after writing it, but {describe(differences)}.",
+            "The slot stays unarmed. Install again; if it happens twice, the disk is failing.",
+        )
+    failpoint("read-back")
+
+
+def _record_slot(
+    machine: Machine, slot: Slot, state: SlotState, release: Release, device: Path | None = None
+) -> None:
+    superblock = filesystem.read_superblock(device) if device else None
+    machine.records.write_slot(
+        SlotRecord(
+            slot=slot,
+            state=state,
+            release=str(release.version),
+            commit=release.commit,
+            manifest_sha256=release.manifest_sha256,
+            tag=release.tag,
+            signer=release.signer,
+            uuid=superblock.uuid if superblock else None,
+            written=now(),
+        )
+    )
+
+
+def _arm(machine: Machine, slot: Slot) -> None:
+    armed: BootState = boot.arm(machine.boot_state(), slot)
+    machine.grubenv().write(armed)
+    failpoint("armed")
+    intent = machine.records.intent()
+    if intent is not None and intent.slot == slot:
+        machine.records.write_intent(replace(intent, armed=now(), outcome=None))
+
+
+def _tell_success(machine: Machine, done: Installed, source: str, events: Events) -> None:
+    detail = {
+        "commit": done.commit,
+        "signer": done.signer,
+        "source": source,
+        "armed": done.armed,
+        "transferred": done.transferred,
+        "written": asdict(done.written),
+        "seconds": done.seconds,
+    }
+    entry = HistoryEntry("installed", now(), done.release, done.slot, detail)
+    attempt_note(lambda: machine.records.append(entry), events.warning, "history")
+
+
+def _tell_failure(
+    machine: Machine, slot: Slot, release: Release, error: AbupdateError, events: Events
+) -> None:
+    entry = HistoryEntry(
+        "install-failed", now(), str(release.version), slot, {"error": error.message}
+    )
+    attempt_note(lambda: machine.records.append(entry), events.warning, "history")

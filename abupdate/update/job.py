@@ -1,0 +1,97 @@
+"""One job at a time: the lock, and the record of who holds it.
+
+The lock is an `flock` on a file in /run: the kernel frees it when its holder
+dies, however it dies. SIGTERM becomes an exception, so that mounts are undone
+and the state afterwards is the state after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from abupdate.errors import BusyError, TerminatedError
+from abupdate.failpoints import failpoint
+
+
+@contextmanager
+def job(runtime: Path, what: str) -> Iterator[None]:
+    """Hold the lock under `runtime` (/run/abupdate) for the time of the block.
+
+    Raises `BusyError` at once when another job runs, `TerminatedError` when
+    SIGTERM arrives.
+    """
+    runtime.mkdir(parents=True, exist_ok=True, mode=0o755)
+    fd = os.open(runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    record = runtime / "job.json"
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _busy(record) from error
+        record.write_text(json.dumps({"job": what, "pid": os.getpid(), "since": time.time()}))
+        failpoint("locked")
+        with _sigterm_raises():
+            yield
+    finally:
+        # Only the holder removes the record: a refused second job must not.
+        if _held(fd):
+            with suppress(FileNotFoundError):
+                record.unlink()
+        os.close(fd)
+
+
+def running_job(runtime: Path) -> dict[str, object] | None:
+    """The record of the job that runs, None without one (a dead holder counts as none)."""
+    try:
+        fd = os.open(runtime / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(runtime / "job.json") or {}
+    finally:
+        os.close(fd)
+    return None
+
+
+def _held(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _busy(record: Path) -> BusyError:
+    found = _read(record)
+    holder = f"'{found.get('job')}' (process {found.get('pid')})" if found else "another command"
+    return BusyError(f"Only one job can run at a time, and {holder} is running.", "Try again later.")
+
+
+def _read(record: Path) -> dict[str, object] | None:
+    try:
+        value = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise TerminatedError("Stopped by SIGTERM; the booted slot stays what boots next.")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,199 @@
+"""What abupdate remembers on the data partition, outside of any slot.
+
+- `slots/A.json`, `slots/B.json`: what a slot holds, and whether it is complete;
+- `intent.json`: what the last install wanted, so that a lost `grubenv` cannot
+  hide that it did not come true;
+- `history.jsonl`: one line for everything that happened, appended only.
+
+Every JSON file is replaced whole: written beside, flushed, renamed, directory
+flushed. A file that cannot be read counts as absent: records support a
+decision, they never make one alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from abupdate.disk.layout import Slot
+
+FORMAT = 1
+_MAX_RECORD = 1024 * 1024
+_MAX_HISTORY = 64 * 1024 * 1024
+
+Record = TypeVar("Record", "SlotRecord", "Intent")
+
+
+class SlotState(StrEnum):
+    """How far the content of a slot can be trusted."""
+
+    WRITING = "writing"
+    CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class SlotRecord:
+    """What a slot holds. `written` is seconds since the epoch."""
+
+    slot: str
+    state: str
+    release: str
+    commit: str
+    manifest_sha256: str
+    tag: str
+    signer: str
+    uuid: str | None = None
+    written: float = 0.0
+    confirmed: float | None = None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What an install set out to do, and what became of it.
+
+    `outcome` is None until a boot showed it: "confirmed", "rejected",
+    "fallback", or "reported" once a difference was told.
+    """
+
+    slot: str
+    release: str
+    commit: str
+    from_slot: str
+    from_release: str | None
+    started: float
+    armed: float | None = None
+    outcome: str | None = None
+    cause: str | None = None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One thing that happened. `time` is seconds since the epoch."""
+
+    event: str
+    time: float
+    release: str | None = None
+    slot: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Records:
+    """The records under `directory` (`/data/abupdate`)."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def slot(self, slot: Slot) -> SlotRecord | None:
+        """The record of a slot, None when absent or not readable."""
+        return _load(self._slot_path(slot), SlotRecord)
+
+    def write_slot(self, record: SlotRecord) -> None:
+        """Replace a slot's record."""
+        write_json(self._slot_path(Slot(record.slot)), asdict(record))
+
+    def intent(self) -> Intent | None:
+        """The last install's intent, None when absent or not readable."""
+        return _load(self._directory / "intent.json", Intent)
+
+    def write_intent(self, intent: Intent) -> None:
+        """Replace the intent."""
+        write_json(self._directory / "intent.json", asdict(intent))
+
+    def append(self, entry: HistoryEntry) -> None:
+        """Add a line to the history, flushed."""
+        path = self._directory / "history.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        line = json.dumps(asdict(entry), separators=(",", ":"), ensure_ascii=True)
+        with path.open("ab") as file:
+            # A cut may have left a line without its end: never glue ours to it.
+            if file.tell() and not _ends_with_newline(path):
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            sync_directory(path.parent)
+
+    def history(self) -> list[HistoryEntry]:
+        """All entries, oldest first; lines that a cut damaged are left out."""
+        try:
+            with (self._directory / "history.jsonl").open("rb") as file:
+                lines = file.read(_MAX_HISTORY).splitlines()
+        except OSError:
+            return []
+        entries = (_decode(line, _history_entry) for line in lines)
+        return [entry for entry in entries if entry is not None]
+
+    def _slot_path(self, slot: Slot) -> Path:
+        return self._directory / "slots" / f"{slot}.json"
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace a JSON file so that a cut leaves the old one or the new one."""
+    text = json.dumps(value, indent=2, ensure_ascii=True) + "\n"
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside, flush, rename, flush the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory, so that a rename in it survives a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def now() -> float:
+    """Seconds since the epoch, to the millisecond."""
+    return round(time.time(), 3)
+
+
+def _load(path: Path, kind: type[Record]) -> Record | None:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_RECORD)
+    except OSError:
+        return None
+    return _decode(raw, lambda value: kind(**value) if value.get("format") == FORMAT else None)
+
+
+Decoded = TypeVar("Decoded")
+
+
+def _decode(raw: bytes, make: Callable[[dict[str, Any]], Decoded | None]) -> Decoded | None:
+    try:
+        value = json.loads(raw)
+        return make(value) if isinstance(value, dict) else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _history_entry(value: dict[str, Any]) -> HistoryEntry:
+    return HistoryEntry(**value)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,149 @@
+"""This device: which slot is booted, which is the other, and where its things are.
+
+Everything a use case needs of the machine comes through `Machine`, so that
+tests drive the same use cases on loop devices and in folders.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abupdate.boot.cmdline import BootArguments
+from abupdate.boot.cmdline import parse as parse_cmdline
+from abupdate.boot.grubenv import Grubenv
+from abupdate.boot.state import BootState
+from abupdate.config import Paths
+from abupdate.disk.layout import BootDisk, Partition, Slot
+from abupdate.errors import AbupdateError, RefusedError
+from abupdate.update.records import Records
+
+if TYPE_CHECKING:
+    from abupdate.run import Sandbox
+    from abupdate.store.repository import Repository
+
+STORE_USER = "abupdate-store"
+
+
+def _find_boot_disk(root: Path) -> BootDisk:
+    from abupdate.disk.find import boot_disk
+
+    return boot_disk(root)
+
+
+@dataclass(frozen=True)
+class Booted:
+    """What runs, as the command line and the mounted root agree on it.
+
+    `slot` is None in rescue.
+    """
+
+    slot: Slot | None
+    arguments: BootArguments
+    disk: BootDisk
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device: its paths, its disk, who runs git for it."""
+
+    paths: Paths = field(default_factory=Paths)
+    find_disk: Callable[[Path], BootDisk] = _find_boot_disk
+    sandbox: Sandbox | None = None
+
+    @property
+    def records(self) -> Records:
+        """Slot records, intent and history."""
+        return Records(self.paths.state)
+
+    def grubenv(self) -> Grubenv:
+        """The boot state on the ESP, made writable only for a write."""
+        from abupdate.disk.filesystem import writable
+
+        return Grubenv(self.paths.esp / "grub", writable=partial(writable, self.paths.esp))
+
+    def store(self) -> Repository:
+        """The git repository on data."""
+        from abupdate.store.repository import Repository
+
+        return Repository(self.paths.state / "store.git", sandbox=self.sandbox)
+
+    def arguments(self) -> BootArguments:
+        """What GRUB told the kernel."""
+        try:
+            return parse_cmdline(self.paths.cmdline.read_text(errors="replace"))
+        except OSError as error:
+            raise RefusedError(
+                f"The kernel command line should be readable at {self.paths.cmdline}: "
+                f"{error.strerror}."
+            ) from error
+
+    def booted(self) -> Booted:
+        """What runs. Raises `RefusedError` when command line and mount disagree."""
+        arguments = self.arguments()
+        if arguments.slot is None:
+            raise RefusedError(
+                "This system should have been booted by abupdate's GRUB configuration, "
+                "but there is no abupdate.slot= on the kernel command line.",
+                "This command works on a device that abupdate was installed on.",
+            )
+        disk = self.find_disk(self.paths.root)
+        mounted = disk.slot_of_root()
+        claimed = None if arguments.slot == "R" else Slot(arguments.slot)
+        same_partition = arguments.root_partuuid in (None, disk.root.partuuid.lower())
+        if mounted != claimed or not same_partition:
+            raise RefusedError(
+                f"The command line says slot {arguments.slot} on partition "
+                f"{arguments.root_partuuid}, but the root filesystem is {disk.root.device} "
+                f"('{disk.root.name}', {disk.root.partuuid}).",
+                "Nothing is written while the two disagree; reboot and look at the boot menu.",
+            )
+        return Booted(claimed, arguments, disk)
+
+    def boot_state(self) -> BootState:
+        """The boot state. Raises `RefusedError` when no copy of it is whole."""
+        reading = self.grubenv().read()
+        if reading.state is None:
+            raise RefusedError(
+                f"The boot state in {self.paths.esp}/grub should be readable: "
+                f"{'; '.join(reading.problems)}.",
+                "Reboot: GRUB then starts rescue, which rebuilds it.",
+            )
+        return reading.state
+
+
+def this_machine() -> Machine:
+    """The device that this process runs on."""
+    from abupdate.run import Sandbox
+
+    return Machine(sandbox=Sandbox(STORE_USER))
+
+
+def require_root() -> None:
+    """Raise `RefusedError` unless this process is root."""
+    if os.geteuid() != 0:
+        raise RefusedError("This must be run as root.", "Try again with sudo.")
+
+
+def other_partition(booted: Booted, target: Slot) -> Partition:
+    """The partition of the slot to write. Never the booted one."""
+    partition = booted.disk.slot(target)
+    if partition.device == booted.disk.root.device or target == booted.slot:
+        raise RefusedError(
+            f"Slot {target} is the one that runs; only the other slot can be written."
+        )
+    return partition
+
+
+def attempt_note(action: Callable[[], object], told: Callable[[str], None], what: str) -> bool:
+    """Do something that must not undo what is already done; tell when it fails."""
+    try:
+        action()
+    except (AbupdateError, OSError) as error:
+        told(f"{what}: {error}")
+        return False
+    return True

@@ -1,0 +1,217 @@
+"""What a person or a program needs to know of this device, as one value.
+
+The JSON form is a contract: its schema is docs/status.schema.json, made from
+these classes; `schema_version` rises when a field changes its meaning or goes.
+Nothing here needs root, writes, or imports what takes long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from abupdate.boot.state import BootState, Ustate
+from abupdate.disk.layout import Partition, Slot
+from abupdate.errors import RefusedError
+from abupdate.update.job import running_job
+from abupdate.update.records import Intent, SlotRecord
+from abupdate.update.slots import Booted, Machine
+
+SCHEMA_VERSION = 1
+
+USTATE_WORDS = {
+    Ustate.OK: "ok",
+    Ustate.INSTALLED: "installed, not confirmed",
+    Ustate.FAILED: "fell back",
+}
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """A slot. `state`: complete, unfinished (an install did not finish), empty or missing."""
+
+    device: str | None
+    label: str | None
+    state: str
+    release: str | None
+    commit: str | None
+    signer: str | None
+    good: bool
+    booted: bool
+    confirmed: float | None
+
+
+@dataclass(frozen=True)
+class BootedStatus:
+    """What runs. `how`: normal, trial, fallback or rescue, as GRUB said; `text` in words."""
+
+    slot: str
+    how: str | None
+    release: str | None
+    commit: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class BootStatus:
+    """The boot state of design section 4, and which copy of it is whole."""
+
+    slot: str
+    good: str
+    trial: str
+    ustate: int
+    ustate_text: str
+    countdown: int
+    tries: int
+    limit: int
+    failed: str
+    once: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class InstallStatus:
+    """The last install and what became of it.
+
+    `outcome`: installing, "installed, on trial" until it is confirmed,
+    confirmed, rejected, fallback, or unfinished.
+    """
+
+    release: str
+    slot: str
+    outcome: str
+    cause: str | None
+    started: float
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """All of `abupdate status --json`. Times are seconds since the epoch."""
+
+    schema_version: int
+    booted: BootedStatus
+    slots: dict[str, SlotStatus]
+    boot: BootStatus | None
+    last_install: InstallStatus | None
+    job: dict[str, Any] | None
+    problems: list[str]
+
+
+def collect(machine: Machine) -> StatusReport:
+    """Read everything. Raises `RefusedError` on a system that abupdate does not run."""
+    booted = machine.booted()
+    reading = machine.grubenv().read()
+    state = reading.state
+    records = {slot: machine.records.slot(slot) for slot in Slot}
+    problems = list(reading.problems)
+    slots = {
+        str(slot): _slot(slot, booted, state, records[slot], problems) for slot in Slot
+    }
+    intent = machine.records.intent()
+    working = running_job(machine.paths.runtime)
+    return StatusReport(
+        schema_version=SCHEMA_VERSION,
+        booted=_booted(booted, state, records),
+        slots=slots,
+        boot=_boot(state, reading.source) if state else None,
+        last_install=_last_install(intent, state, working is not None) if intent else None,
+        job=working,
+        problems=problems,
+    )
+
+
+def _slot(
+    slot: Slot,
+    booted: Booted,
+    state: BootState | None,
+    record: SlotRecord | None,
+    problems: list[str],
+) -> SlotStatus:
+    try:
+        partition: Partition | None = booted.disk.slot(slot)
+    except RefusedError as error:
+        partition = None
+        problems.append(error.message)
+    complete = partition is not None and partition.label == slot.label
+    known = record if record is not None and complete else None
+    if partition is None:
+        condition = "missing"
+    elif complete:
+        condition = "complete"
+    else:
+        condition = "unfinished" if record is not None else "empty"
+    return SlotStatus(
+        device=str(partition.device) if partition else None,
+        label=partition.label if partition else None,
+        state=condition,
+        release=known.release if known else None,
+        commit=known.commit if known else None,
+        signer=known.signer if known else None,
+        good=state is not None and slot in state.good,
+        booted=slot == booted.slot,
+        confirmed=known.confirmed if known else None,
+    )
+
+
+def _booted(
+    booted: Booted, state: BootState | None, records: dict[Slot, SlotRecord | None]
+) -> BootedStatus:
+    record = records[booted.slot] if booted.slot else None
+    return BootedStatus(
+        slot=str(booted.slot) if booted.slot else "R",
+        how=booted.arguments.how,
+        release=record.release if record else None,
+        commit=record.commit if record else None,
+        text=_how_in_words(booted, state),
+    )
+
+
+def _how_in_words(booted: Booted, state: BootState | None) -> str:
+    if booted.slot is None:
+        return "rescue"
+    if state is not None and state.ustate == Ustate.INSTALLED and state.trial == booted.slot:
+        attempt = state.tries - state.countdown
+        return f"on trial, boot {attempt} of {state.tries}, not confirmed"
+    if booted.arguments.how == "fallback":
+        return "GRUB fell back to it"
+    if booted.arguments.how == "trial":
+        return "confirmed on this boot"
+    return "confirmed"
+
+
+def _boot(state: BootState, source: str | None) -> BootStatus:
+    return BootStatus(
+        slot=state.slot,
+        good=state.good,
+        trial=state.trial,
+        ustate=int(state.ustate),
+        ustate_text=USTATE_WORDS[Ustate(int(state.ustate))],
+        countdown=state.countdown,
+        tries=state.tries,
+        limit=state.limit,
+        failed=state.failed,
+        once=state.once,
+        source=source,
+    )
+
+
+def _last_install(intent: Intent, state: BootState | None, working: bool) -> InstallStatus:
+    return InstallStatus(
+        release=intent.release,
+        slot=intent.slot,
+        outcome=_outcome(intent, state, working),
+        cause=intent.cause,
+        started=intent.started,
+    )
+
+
+def _outcome(intent: Intent, state: BootState | None, working: bool) -> str:
+    if intent.outcome is not None:
+        return intent.outcome
+    if state is not None and state.ustate == Ustate.INSTALLED and state.trial == intent.slot:
+        return "installed, on trial"
+    if state is not None and state.failed == intent.slot:
+        return "fallback"
+    if intent.armed is None:
+        return "installing" if working else "unfinished"
+    return "unknown"

@@ -1,0 +1,93 @@
+"""What this device believes: release keys, revocations, floor, the newest signature seen.
+
+Release keys come with the slot, the owner's lie in /etc. Revocations, the
+version floor and the newest tagger date live on data and only ever grow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from abupdate.config import Paths
+from abupdate.errors import RefusedError
+from abupdate.release.metadata import Version, parse_release_toml
+from abupdate.release.signature import TrustFiles
+from abupdate.update.records import replace_file
+
+_MAX_SMALL_FILE = 64 * 1024
+
+
+def trust_files(paths: Paths) -> TrustFiles:
+    """The keys that may sign releases for this device, and those that no longer may."""
+    signers = [paths.vendor / "allowed_signers"]
+    signers += sorted((paths.etc / "allowed_signers.d").glob("*"))
+    revoked = [paths.state / "trust" / "revoked", paths.etc / "revoked"]
+    return TrustFiles(
+        allowed_signers=tuple(path for path in signers if path.is_file()),
+        revoked=tuple(path for path in revoked if path.is_file()),
+    )
+
+
+def not_before(paths: Paths) -> int:
+    """The time, in seconds since the epoch, that a signature is judged at, at least.
+
+    The highest tagger date ever accepted and the build time of the running
+    release: neither a clock at 1970 nor a backdated tag gets below it.
+    """
+    return max(_newest(paths), _running_release_created(paths))
+
+
+def remember_signature(paths: Paths, tagger_time: int) -> None:
+    """Keep the highest tagger date that was accepted."""
+    if tagger_time > _newest(paths):
+        replace_file(paths.state / "trust" / "newest", f"{tagger_time}\n".encode())
+
+
+def floor(paths: Paths) -> Version | None:
+    """The lowest version that may be installed, None when nothing set one yet."""
+    text = _read_small(paths.state / "trust" / "floor")
+    return Version.parse(text) if text else None
+
+
+def raise_floor(paths: Paths, version: Version) -> None:
+    """Raise the floor; it never falls."""
+    current = floor(paths)
+    if current is None or version > current:
+        replace_file(paths.state / "trust" / "floor", f"{version}\n".encode())
+
+
+def check_policy(paths: Paths, version: Version, compatible: str, product: str) -> None:
+    """Refuse a release for another product or below the floor. Raises `RefusedError`."""
+    if compatible != product:
+        raise RefusedError(
+            f"This device takes releases for '{product}', "
+            f"and release {version} is for '{compatible}'.",
+            "Take the release for this product, or correct device.compatible in config.toml.",
+        )
+    lowest = floor(paths)
+    if lowest is not None and version < lowest:
+        raise RefusedError(
+            f"Release {version} is older than {lowest}, the oldest that this device may run.",
+            "The floor was set by a release that was confirmed here; take a newer release.",
+        )
+
+
+def _newest(paths: Paths) -> int:
+    text = _read_small(paths.state / "trust" / "newest")
+    return int(text) if text.isdigit() else 0
+
+
+def _running_release_created(paths: Paths) -> int:
+    path = paths.root / ".abupdate" / "release.toml"
+    try:
+        return parse_release_toml(path.read_bytes()).created
+    except OSError:
+        return 0
+
+
+def _read_small(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_SMALL_FILE).decode("ascii", "replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,67 @@
+"""Does a slot still equal its commit? Read again, every byte, from the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abupdate.disk import filesystem
+from abupdate.disk.layout import Slot
+from abupdate.errors import ContentDiffersError, RefusedError
+from abupdate.events import Events
+from abupdate.store.content import open_commit
+from abupdate.store.verify import compare, describe
+from abupdate.update.job import job
+from abupdate.update.slots import Machine, require_root
+
+_READ_OPTIONS = "ro,nosuid,nodev,noexec,noatime"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A slot that equals its commit."""
+
+    slot: Slot
+    release: str
+    commit: str
+
+
+def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified:
+    """Compare a slot (the booted one by default) with the commit of its record.
+
+    Raises `ContentDiffersError` naming the paths that differ, `RefusedError`
+    when the slot holds nothing complete.
+    """
+    require_root()
+    with job(machine.paths.runtime, "verify"):
+        booted = machine.booted()
+        wanted = slot or booted.slot
+        if wanted is None:
+            raise RefusedError("This is rescue: say which slot to verify, A or B.")
+        partition = booted.disk.slot(wanted)
+        record = machine.records.slot(wanted)
+        if record is None or partition.label != wanted.label:
+            raise RefusedError(
+                f"Slot {wanted} should hold a complete release, found the label "
+                f"'{partition.label}' and {'a' if record else 'no'} record of what it holds.",
+                "Install a release into it first.",
+            )
+        device, running = partition.device, wanted == booted.slot
+        # The running slot cannot be unmounted, and so is read through the cache.
+        options = _READ_OPTIONS if running else f"{_READ_OPTIONS},noload"
+        if not running:
+            filesystem.refuse_if_mounted(device)
+            filesystem.drop_cache(device)
+        with (
+            open_commit(machine.store(), record.commit, record.manifest_sha256) as content,
+            events.step("verify", f"Read slot {wanted}"),
+            filesystem.mounted(device, machine.paths.runtime / "slot", options) as mountpoint,
+        ):
+            differences = compare(mountpoint, content, events)
+        if differences:
+            raise ContentDiffersError(
+                f"Slot {wanted} should equal release {record.release}, but "
+                f"{describe(differences)}.",
+                "Install the release again into the other slot; a disk that changes what it "
+                "holds is failing.",
+            )
+        return Verified(wanted, record.release, record.commit)
