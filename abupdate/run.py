@@ -83,13 +83,15 @@ def run(
     code outside `ok`, a signal, a time-out or a program that is missing raises
     `ProgramError` with the program's error text.
     """
-    import sh  # noqa: PLC0415 - 50 ms that a command which runs nothing need not pay
+    import sh  # takes 50 ms, which a command that runs nothing need not pay
 
     words = _argv(argv, sandbox)
     program = _find(words[0], words)
     try:
         done = sh.Command(program)(
-            *[os.fsencode(word) for word in words[1:]],
+            # sh takes text only: latin-1 both ways keeps every byte of a file name.
+            *[os.fsencode(word).decode("latin-1") for word in words[1:]],
+            _encoding="latin-1",
             _in=stdin if stdin is not None else b"",
             _tty_in=False,
             _tty_out=False,

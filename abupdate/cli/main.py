@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from abupdate.errors import AbupdateError, ExitCode
+from abupdate.errors import AbupdateError, ExitCode, InterruptedByUserError
 
 if TYPE_CHECKING:
     import typer
@@ -15,8 +17,28 @@ if TYPE_CHECKING:
     from abupdate.update.slots import Machine
 
 
-def build() -> typer.Typer:
-    """The command with all its verbs."""
+def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
+    """Run one command and return its exit code. Tests give a `machine` of their own."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        _build(arguments)(arguments, prog_name="abupdate", obj=machine)
+    except AbupdateError as error:
+        return _told(error.message, error.hint, error.exit_code)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else ExitCode.OK
+    except BrokenPipeError:
+        return ExitCode.OK
+    except Exception:
+        traceback.print_exc()
+        return _told("This is a bug in abupdate.", "Please report the lines above.", ExitCode.BUG)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return ExitCode.OK
+
+
+def _build(arguments: Sequence[str]) -> typer.Typer:
+    """The command with its verbs; `publish` only when it is asked for or listed."""
     import typer
 
     from abupdate.cli import device
@@ -30,31 +52,36 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_version)
+
+    @app.callback(invoke_without_command=True)
+    def top(
+        version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    ) -> None:
+        if version:
+            from abupdate import __version__
+
+            print(__version__)
+            raise typer.Exit
+
     device.register(app)
-    app.add_typer(_publish(), name="publish")
+    words = [word for word in arguments if not word.startswith("-")]
+    if not words or words[0] == "publish":
+        from abupdate.cli.publish import publish
+
+        app.add_typer(publish, name="publish", help="Make, sign and bundle releases.")
     return app
 
 
-def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
-    """Run one command and return its exit code. Tests give a `machine` of their own."""
-    from click.exceptions import Abort, ClickException, Exit
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise InterruptedByUserError("Stopped.")
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        result = build()(arguments, prog_name="abupdate", standalone_mode=False, obj=machine)
-    except AbupdateError as error:
-        return _told(error.message, error.hint, error.exit_code)
-    except Exit as error:
-        return error.exit_code
-    except ClickException as error:
-        error.show()
-        return ExitCode.USAGE
-    except (Abort, KeyboardInterrupt):
-        return _told("Stopped.", None, ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        return ExitCode.OK
-    except Exception:
-        traceback.print_exc()
-        return _told("This is a bug in abupdate; please report the lines above.", None, 1)
-    return result if isinstance(result, int) else ExitCode.OK
+
+def _told(message: str, hint: str | None, code: int) -> int:
+    print(f"abupdate: {message}", file=sys.stderr)
+    if hint:
+        print(f"          {hint}", file=sys.stderr)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

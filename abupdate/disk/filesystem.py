@@ -175,7 +175,7 @@ def mounts() -> list[MountEntry]:
 
 def refuse_if_mounted(device: Path) -> None:
     """Raise `RefusedError` when the device is mounted anywhere in this namespace."""
-    number = os.stat(device).st_rdev
+    number = device.stat().st_rdev
     wanted = f"{os.major(number)}:{os.minor(number)}"
     for entry in mounts():
         if entry.device_number == wanted:

@@ -25,7 +25,7 @@ def boot_disk(root: Path = Path("/")) -> BootDisk:
     container, a machine that abupdate was not installed on).
     """
     context = pyudev.Context()
-    number = os.stat(root).st_dev
+    number = root.stat().st_dev
     try:
         booted = pyudev.Devices.from_device_number(context, "block", number)
     except pyudev.DeviceNotFoundError as error:

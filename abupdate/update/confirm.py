@@ -54,6 +54,8 @@ def after_boot(machine: Machine, settings: Settings, events: Events) -> Verdict:
             return _confirm(machine, booted, state, settings, events)
         if state.ustate == Ustate.INSTALLED:
             return _trial_not_booted(machine, booted, state, events)
+        if booted.slot != state.slot:
+            return Verdict(f"Slot {booted.slot} was chosen in the menu; nothing changes.")
         healthy = boot.healthy(state, booted.slot, settings.boot.tries, settings.boot.limit)
         machine.grubenv().write(healthy)
         _settle(machine, booted.slot, healthy, events)
@@ -80,7 +82,9 @@ def after_failed_boot(machine: Machine, events: Events) -> Verdict:
     require_root()
     booted, state = machine.booted(), machine.boot_state()
     if not _on_trial(booted, state):
-        return Verdict("A required check failed on a confirmed slot; it stays, and is not refilled.")
+        return Verdict(
+            "A required check failed on a confirmed slot; it stays, and is not refilled."
+        )
     left = f"{state.countdown} more" if state.countdown else "no more"
     text = f"A required check failed on trial; GRUB tries slot {booted.slot} {left} times."
     events.warning(text)
@@ -122,7 +126,9 @@ def rollback(machine: Machine, events: Events) -> Verdict:
         machine.grubenv().write(armed)
         release = record.release if record else None
         _history(machine, events, HistoryEntry("rollback", now(), release, target))
-        return Verdict(f"Slot {target} (release {release or 'unknown'}) is armed; reboot to go back.")
+        return Verdict(
+            f"Slot {target} (release {release or 'unknown'}) is armed; reboot to go back."
+        )
 
 
 def _confirm(

@@ -101,7 +101,7 @@ def arm_installed(machine: Machine, events: Events) -> Slot:
     """Arm the other slot, which an earlier install left complete (`install --no-arm`)."""
     require_root()
     with job(machine.paths.runtime, "arm"):
-        booted, slot, partition = _target(machine)
+        _, slot, partition = _target(machine)
         record = machine.records.slot(slot)
         if record is None or record.state != SlotState.CLEAN or partition.label != slot.label:
             raise RefusedError(
@@ -217,9 +217,7 @@ def _relabel_unfinished(device: Path, slot: Slot) -> None:
     failpoint("slot-relabelled")
 
 
-def _materialise(
-    content: CommitContent, device: Path, mountpoint: Path, events: Events
-) -> Written:
+def _materialise(content: CommitContent, device: Path, mountpoint: Path, events: Events) -> Written:
     with filesystem.mounted(device, mountpoint, _WRITE_OPTIONS):
         # Opened before the first write: the kernel tells an open file of a
         # write-back error once, and only of those since it was opened.

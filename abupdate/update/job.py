@@ -74,7 +74,9 @@ def _held(fd: int) -> bool:
 def _busy(record: Path) -> BusyError:
     found = _read(record)
     holder = f"'{found.get('job')}' (process {found.get('pid')})" if found else "another command"
-    return BusyError(f"Only one job can run at a time, and {holder} is running.", "Try again later.")
+    return BusyError(
+        f"Only one job can run at a time, and {holder} is running.", "Try again later."
+    )
 
 
 def _read(record: Path) -> dict[str, object] | None:

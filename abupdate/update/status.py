@@ -104,9 +104,7 @@ def collect(machine: Machine) -> StatusReport:
     state = reading.state
     records = {slot: machine.records.slot(slot) for slot in Slot}
     problems = list(reading.problems)
-    slots = {
-        str(slot): _slot(slot, booted, state, records[slot], problems) for slot in Slot
-    }
+    slots = {str(slot): _slot(slot, booted, state, records[slot], problems) for slot in Slot}
     intent = machine.records.intent()
     working = running_job(machine.paths.runtime)
     return StatusReport(

@@ -1,0 +1,60 @@
+# Two commands do everything on a fresh Debian 12 or 13: `make demo` and `make test`.
+# What they need is installed first, by apt and pip; built parts stay in .cache.
+
+PYTHON ?= python3
+FIRMWARE ?= uefi
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help demo vm test test-quick lint rows install-tools clean distclean
+
+help:
+	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
+	@echo "make test   all tests"
+	@echo "make vm     a virtual machine with a console to log in to"
+	@echo "make rows   what must work, with its tests and their last result"
+	@echo "make clean  drop built images; distclean: also downloads and the virtual environment"
+
+demo: install-tools
+	$(BIN)/python qemu/demo.py --firmware $(FIRMWARE)
+
+vm: install-tools
+	$(BIN)/python qemu/demo.py --console --firmware $(FIRMWARE)
+
+test: install-tools
+	$(BIN)/pytest
+
+test-quick: install-tools
+	$(BIN)/pytest -m "not vm"
+
+lint: install-tools
+	$(BIN)/pytest tests/unit/test_style.py
+
+rows: install-tools
+	$(BIN)/python tests/rows.py
+
+install-tools: .cache/apt.stamp $(VENV)/stamp
+
+.cache/apt.stamp: tests/apt-packages
+	@mkdir -p .cache
+	@missing=$$(grep -v '^#' $< | while read -r name; do \
+	  dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "Installing: $$missing"; \
+	  $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    $$missing > .cache/apt.log 2>&1 || { tail -n 20 .cache/apt.log; exit 1; }; \
+	fi
+	@touch $@
+
+$(VENV)/stamp: pyproject.toml .cache/apt.stamp
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,web]'
+	@touch $@
+
+clean:
+	rm -rf .cache/images .cache/runs build *.egg-info
+
+distclean: clean
+	rm -rf .cache $(VENV)

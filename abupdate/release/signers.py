@@ -1,0 +1,195 @@
+"""Files that say which keys are believed: allowed_signers and the revocation list.
+
+ssh-keygen is lenient: a line without `namespaces` allows a key for everything,
+`*` matches every principal, a key line that cannot be read in a revocation
+list is skipped. So the files are read here first, and one such line refuses
+all (format: ssh-keygen(1), ALLOWED SIGNERS and KEY REVOCATION LISTS).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.release.tag import NAMESPACE, Reason, TagRefusedError, fingerprint, ssh_strings
+from abupdate.run import run
+
+_MAX_FILE = 1024 * 1024
+_KRL_MAGIC = b"SSHKRL\n\0"
+_KEY_TYPES = frozenset(
+    {
+        "ssh-ed25519",
+        "ssh-rsa",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "sk-ssh-ed25519@openssh.com",
+        "sk-ecdsa-sha2-nistp256@openssh.com",
+    }
+)
+_PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}", re.ASCII)
+_OPTION = re.compile(r'([a-z-]+)="([^"\\]*)"')
+_DATE = re.compile(r"(?:[0-9]{8}|[0-9]{12}|[0-9]{14})Z?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class TrustFiles:
+    """What signatures are checked against.
+
+    `allowed_signers`: files in ssh-keygen's format, read as one; a name that
+    does not exist is refused, so leave out what is optional. `revoked`: a KRL
+    or a list of public keys; it may be empty but must exist; None means that
+    no revocations are kept here at all (a publisher's own check).
+    """
+
+    allowed_signers: tuple[Path, ...]
+    revoked: Path | None
+
+
+@dataclass(frozen=True)
+class Signer:
+    """One line of an allowed_signers file."""
+
+    principal: str
+    key_type: str
+    public_key: bytes
+    options: tuple[tuple[str, str], ...]
+    where: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint as ssh-keygen prints it."""
+        return fingerprint(self.public_key)
+
+    @property
+    def validity(self) -> str:
+        """The time limits of the line, as written."""
+        return ", ".join(f'{name}="{value}"' for name, value in self.options if name[:5] == "valid")
+
+    def line(self) -> str:
+        """The line in the one form that ssh-keygen gets to read."""
+        options = ",".join(f'{name}="{value}"' for name, value in self.options)
+        key = base64.b64encode(self.public_key).decode("ascii")
+        return f"{self.principal} {options} {self.key_type} {key}\n"
+
+
+def read_signers(files: tuple[Path, ...]) -> tuple[Signer, ...]:
+    """All signers of all files. Raises `TagRefusedError` for a line that allows too much."""
+    signers: list[Signer] = []
+    for path in files:
+        for number, line in enumerate(_read(path).decode("utf-8", "replace").split("\n"), 1):
+            text = line.strip()
+            if text and not text.startswith("#"):
+                signers.append(parse_signer(text, f"{path}:{number}"))
+    if not signers:
+        names = ", ".join(str(path) for path in files) or "no file"
+        raise TagRefusedError(
+            Reason.NO_KEY,
+            f"No release key is configured: no signer is listed ({names}).",
+            "Put the line that `abupdate publish keygen` printed into "
+            "/usr/lib/abupdate/allowed_signers or /etc/abupdate/allowed_signers.d/.",
+        )
+    return tuple(signers)
+
+
+def parse_signer(text: str, where: str) -> Signer:
+    """One line `PRINCIPAL OPTIONS KEYTYPE KEY [COMMENT]`; `where` names it in errors."""
+    words = text.split(None, 4)
+    if len(words) < 4 or words[2] not in _KEY_TYPES:
+        raise _refused(
+            where,
+            'expected PRINCIPAL namespaces="git" KEYTYPE KEY',
+            "Without namespaces a key is good for signatures of any purpose.",
+        )
+    principal, option_text, key_type, key = words[:4]
+    if not _PRINCIPAL.fullmatch(principal):
+        raise _refused(
+            where,
+            f"{principal!r} is not one plain name",
+            "Wildcards, lists and quotes are not allowed: each key has one owner.",
+        )
+    options = _options(option_text, where)
+    if ("namespaces", NAMESPACE) not in options:
+        raise _refused(where, f'expected namespaces="{NAMESPACE}", found {option_text!r}')
+    blob = _key(key_type, key)
+    if blob is None:
+        raise _refused(where, f"the {key_type} key is damaged")
+    return Signer(principal, key_type, blob, options, where)
+
+
+def check_revoked(path: Path) -> None:
+    """Refuse a revocation file that is missing or that ssh-keygen would read only in part."""
+    raw = _read(path)
+    if raw.startswith(_KRL_MAGIC):
+        return  # binary: ssh-keygen refuses everything if it cannot read all of it
+    for number, line in enumerate(raw.decode("utf-8", "replace").split("\n"), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) < 2 or _key(words[0], words[1]) is None:
+            raise _refused(
+                f"{path}:{number}",
+                "expected a public key, KEYTYPE KEY",
+                "A revocation that cannot be read would revoke nothing.",
+            )
+
+
+def check_krl(path: Path) -> None:
+    """Refuse a binary revocation list that is damaged; any other file is left alone."""
+    if not _read(path).startswith(_KRL_MAGIC):
+        return
+    if run(["ssh-keygen", "-Q", "-l", "-f", path], ok=range(256)).code != 0:
+        raise _refused(
+            str(path), "the revocation list is damaged", "Write it anew with `ssh-keygen -k`."
+        )
+
+
+def _options(text: str, where: str) -> tuple[tuple[str, str], ...]:
+    """Options as pairs; only those whose effect is known here."""
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        match = _OPTION.fullmatch(part)
+        name, value = (match[1], match[2]) if match else (part, "")
+        known = name == "namespaces" or (
+            name in {"valid-after", "valid-before"} and _DATE.fullmatch(value)
+        )
+        if match is None or not known or name in found:
+            raise _refused(
+                where,
+                f"option {part!r} is not allowed",
+                'Known: namespaces="git", valid-after="YYYYMMDD", valid-before="YYYYMMDD".',
+            )
+        found[name] = value
+    return tuple(found.items())
+
+
+def _key(key_type: str, text: str) -> bytes | None:
+    """The public key blob, which repeats its type inside (RFC 4253, 6.6)."""
+    try:
+        blob = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    fields = ssh_strings(blob) or []
+    return blob if len(fields) > 1 and fields[0] == key_type.encode("utf-8") else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise TagRefusedError(
+            Reason.TRUST_FILE,
+            f"{path} cannot be read ({error.strerror}), and without it no signature is believed.",
+            "Restore the file; an empty one is fine for revocations.",
+        ) from error
+    if len(raw) > _MAX_FILE:
+        raise _refused(str(path), f"the file is larger than {_MAX_FILE} bytes")
+    return raw
+
+
+def _refused(where: str, text: str, hint: str | None = None) -> TagRefusedError:
+    return TagRefusedError(Reason.TRUST_FILE, f"{where}: {text}.", hint)

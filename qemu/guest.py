@@ -1,0 +1,269 @@
+"""Root filesystems of test releases: a slim Debian with abupdate in it, as a tar.
+
+In three layers, each cached under the hash of what goes into it:
+
+1. base: Debian packages, the initramfs, users (mmdebstrap; half a minute);
+2. system: the base with the working tree's abupdate, installed from a wheel
+   over Debian's own dependencies, its units, keys, and the test units;
+3. release: the system with a version, a kernel command line and files of its
+   own, a few seconds each, so that tests can have as many as they like.
+
+Times in the tar are at most the day's midnight (SOURCE_DATE_EPOCH), in whole
+seconds: bytecode stays valid and two builds of a day agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cache
+
+from abupdate.boot.cmdline import abupdate_env, sha256sums
+from abupdate.run import run
+
+GUEST = cache.PROJECT / "qemu" / "guest"
+STORE_UID = 970
+COMPATIBLE = "demo-pc"
+CLOUD_KERNEL = "linux-image-cloud-amd64"
+FULL_KERNEL = "linux-image-amd64"
+
+SUITE = "trixie"
+PACKAGES = (
+    "busybox,e2fsprogs,git,grub-common,initramfs-tools,kmod,login,openssh-client,passwd,"
+    "python3,python3-parted,python3-pydantic,python3-pyudev,python3-rich,python3-sh,"
+    "python3-typer,sudo,systemd,systemd-sysv,udev,zstd"
+).split(",")
+
+# What a test guest never opens: documentation, and drivers of hardware that no
+# virtual machine has. dpkg leaves them out before depmod runs.
+EXCLUDED = (
+    *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"),
+    *("/usr/share/lintian/*", "/usr/share/bug/*", "/usr/share/grub/*", "/usr/lib/udev/hwdb.d/*"),
+    *("/usr/lib/git-core/git-daemon", "/usr/lib/git-core/git-http-push"),
+    *("/usr/lib/git-core/git-imap-send", "/usr/lib/git-core/git-http-backend"),
+    *(
+        f"/usr/lib/modules/*/kernel/{folder}/*"
+        for folder in (
+            *("sound", "drivers/gpu", "drivers/media", "drivers/infiniband", "drivers/iio"),
+            *("drivers/net/wireless", "drivers/net/ethernet", "drivers/net/can", "drivers/staging"),
+            *("drivers/isdn", "drivers/bluetooth", "drivers/hwmon", "drivers/comedi"),
+            *("drivers/scsi/[a-rt-u]*", "drivers/edac", "drivers/mtd", "drivers/input"),
+            *("drivers/mfd", "drivers/rtc", "drivers/power", "drivers/leds", "drivers/thunderbolt"),
+            *("drivers/usb/serial", "drivers/usb/gadget", "drivers/tty/serial/jsm"),
+            *("net/bluetooth", "net/wireless", "net/mac80211", "net/can", "net/sctp", "net/tipc"),
+            *("fs/btrfs", "fs/xfs", "fs/ocfs2", "fs/gfs2", "fs/ceph", "fs/smb", "fs/nfsd"),
+            *("fs/bcachefs", "fs/jfs", "fs/f2fs", "fs/ntfs3", "fs/reiserfs", "fs/nilfs2"),
+        )
+    ),
+)
+
+# Every release: the serial console, and a reboot instead of a hang.
+CMDLINE = "console=tty0 console=ttyS0 quiet loglevel=4 panic=5 oops=panic fsck.mode=skip"
+
+_MMDEBSTRAP_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class Release:
+    """What makes a test release.
+
+    `packages` come on top of every guest's own. `files` maps absolute paths to
+    contents; a file under a `.d` folder of checks is made executable.
+    """
+
+    version: str
+    kernel: str = CLOUD_KERNEL
+    packages: tuple[str, ...] = ()
+    cmdline: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def build(release: Release, allowed_signers: str) -> Path:
+    """The root filesystem of a release, as a tar. `allowed_signers`: who may sign the next."""
+    system = _system(_base(release.kernel, release.packages), allowed_signers)
+    inputs = (system.name, release.version, release.cmdline, sorted(release.files.items()), CMDLINE)
+    return cache.cached(
+        "release", inputs, ".tar", lambda path: _write_release(release, system, path)
+    )
+
+
+def _base(kernel: str, packages: tuple[str, ...]) -> Path:
+    """Layer 1."""
+    wanted = sorted({*PACKAGES, *packages, kernel})
+    hooks = [GUEST / name for name in ("base-essential", "base-customize")]
+    sources = [*hooks, GUEST / "initramfs-hook", GUEST / "initramfs.conf"]
+    inputs = (SUITE, wanted, EXCLUDED, *sources, cache.PROJECT / "initramfs")
+
+    def make(path: Path) -> None:
+        options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
+        options += ["--variant=minbase", f"--include={','.join(wanted)}"]
+        options += [f"--essential-hook={hooks[0]}", f"--customize-hook={hooks[1]}"]
+        _mmdebstrap(options, path, {"ABUPDATE_PROJECT": str(cache.PROJECT)})
+
+    return cache.cached("base", inputs, ".tar", make)
+
+
+def _system(base: Path, allowed_signers: str) -> Path:
+    """Layer 2."""
+    project = cache.PROJECT
+    sources = [project / "abupdate", project / "pyproject.toml", project / "healthcheck"]
+    sources += [GUEST / "files", GUEST / "units", GUEST / "system-customize"]
+
+    def make(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            stage = Path(temporary, "stage")
+            # mmdebstrap without root reads it as another user.
+            Path(temporary).chmod(0o755)
+            _stage(stage, allowed_signers)
+            options = ["--variant=custom", "--skip=check/empty,setup,update,cleanup"]
+            options += [
+                "--setup-hook=tar --xattrs --xattrs-include=* --numeric-owner "
+                f'-C "$1" -xpf "{base}"',
+                f"--customize-hook={GUEST / 'system-customize'}",
+            ]
+            _mmdebstrap(options, path, {"ABUPDATE_STAGE": str(stage)})
+
+    return cache.cached("system", (base.name, allowed_signers, *sources), ".tar", make)
+
+
+def _mmdebstrap(options: list[str], path: Path, env: dict[str, str]) -> None:
+    # The suffix tells mmdebstrap the format.
+    tar = path.with_name(f"{path.name}.tar")
+    epoch = {"SOURCE_DATE_EPOCH": str(midnight())}
+    run(
+        ["mmdebstrap", *options, SUITE, tar],
+        env={**env, **epoch, "TMPDIR": tempfile.gettempdir()},
+        timeout=_MMDEBSTRAP_SECONDS,
+    )
+    tar.rename(path)
+
+
+def midnight() -> int:
+    """The beginning of this day (UTC), in seconds since the epoch."""
+    now = int(time.time())
+    return now - now % 86400
+
+
+def _stage(stage: Path, allowed_signers: str) -> None:
+    """The files of layer 2, in their places below `stage`."""
+    _unpack_wheel(stage)
+    units = stage / "usr/lib/systemd/system"
+    vendor = stage / "usr/lib/abupdate"
+    for folder in (units, vendor / "required.d", vendor / "wanted.d"):
+        folder.mkdir(parents=True, exist_ok=True)
+    health = cache.PROJECT / "healthcheck"
+    for unit in [*health.glob("abupdate-*"), *GUEST.glob("units/*")]:
+        _copy(unit, units)
+    for kind in ("required.d", "wanted.d"):
+        for check in health.glob(f"{kind}/*"):
+            _copy(check, vendor / kind)
+    (stage / "usr/lib/abupdate-test").mkdir()
+    for program in GUEST.glob("files/*"):
+        _copy(program, stage / "usr/lib/abupdate-test")
+    (vendor / "config.toml").write_text(f'[device]\ncompatible = "{COMPATIBLE}"\n')
+    (vendor / "allowed_signers").write_text(allowed_signers)
+    for path in [stage, *stage.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        os.utime(path, (midnight(), midnight()))
+
+
+def _copy(source: Path, folder: Path) -> None:
+    if source.is_file():
+        shutil.copy(source, folder)
+
+
+def _unpack_wheel(stage: Path) -> None:
+    """The working tree's wheel, as a Debian package would install it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source, out = Path(temporary, "source"), Path(temporary, "out")
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(cache.PROJECT / "abupdate", source / "abupdate", ignore=ignore)
+        for name in ("pyproject.toml", "README.md"):
+            if (cache.PROJECT / name).exists():
+                shutil.copy(cache.PROJECT / name, source)
+        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", out]
+        if importlib.util.find_spec("wheel"):
+            words.append("--no-build-isolation")
+        run([*words, source], timeout=300, env={"HOME": temporary, **_pip_settings()})
+        (wheel,) = out.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(stage / "usr/lib/python3/dist-packages")
+    command = stage / "usr/bin/abupdate"
+    command.parent.mkdir()
+    command.write_text(
+        "#!/usr/bin/python3 -I\nimport sys\n\nfrom abupdate.cli.main import main\n\nsys.exit(main())\n"
+    )
+    command.chmod(0o755)
+
+
+def _pip_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+
+
+def _write_release(release: Release, system: Path, path: Path) -> None:
+    """Layer 3: the system's tar with this release's files in it, nothing else touched."""
+    with tarfile.open(system) as source, tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
+        added = _release_files(release, source)
+        waiting = dict(added)
+        for member in source:
+            name = member.name.removeprefix("./")
+            if name in waiting:
+                member = _member(member.name, waiting.pop(name), member.mtime)
+                out.addfile(member, io.BytesIO(added[name]))
+            else:
+                out.addfile(member, source.extractfile(member) if member.isreg() else None)
+        for name, content in sorted(waiting.items()):
+            out.addfile(_member(f"./{name}", content, midnight()), io.BytesIO(content))
+
+
+def _member(name: str, content: bytes, mtime: float) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime = len(content), int(mtime)
+    member.mode = 0o755 if Path(name).parent.suffix == ".d" else 0o644
+    return member
+
+
+def _release_files(release: Release, system: tarfile.TarFile) -> dict[str, bytes]:
+    kernel, initrd = _boot_files(system)
+    cmdline = f"{CMDLINE} {release.cmdline}".strip()
+    digests = {
+        name: hashlib.sha256(_content(system, f"./boot/{name}")).hexdigest()
+        for name in (kernel, initrd)
+    }
+    version = f"IMAGE_ID={COMPATIBLE}\nIMAGE_VERSION={release.version}\n"
+    return {
+        "boot/abupdate.env": abupdate_env(f"/boot/{kernel}", f"/boot/{initrd}", cmdline),
+        "boot/SHA256SUMS": sha256sums(digests),
+        "usr/lib/os-release": _content(system, "./usr/lib/os-release") + version.encode(),
+        **{path.lstrip("/"): content for path, content in release.files.items()},
+    }
+
+
+def _boot_files(system: tarfile.TarFile) -> tuple[str, str]:
+    """Names of the kernel and initrd below /boot; there is one of each."""
+    names = [Path(member.name).name for member in _below(system, "./boot/")]
+    (kernel,) = [name for name in names if name.startswith("vmlinuz-")]
+    (initrd,) = [name for name in names if name.startswith("initrd.img-")]
+    return kernel, initrd
+
+
+def _below(system: tarfile.TarFile, prefix: str) -> Iterator[tarfile.TarInfo]:
+    return (member for member in system.getmembers() if member.name.startswith(prefix))
+
+
+def _content(system: tarfile.TarFile, name: str) -> bytes:
+    file = system.extractfile(name)
+    assert file is not None
+    return file.read()

@@ -1,0 +1,59 @@
+"""One job at a time, and a lock that frees itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from abupdate.errors import BusyError, TerminatedError
+from abupdate.update.job import job, running_job
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from abupdate.update.job import job
+with job(Path(sys.argv[1]), "hold"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_second_job_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    with job(tmp_path, "install"):
+        assert running_job(tmp_path) is not None
+        with pytest.raises(BusyError, match=rf"install.*{os.getpid()}"), job(tmp_path, "confirm"):
+            pass
+        assert (running_job(tmp_path) or {})["job"] == "install"
+    assert running_job(tmp_path) is None
+    with job(tmp_path, "again"):
+        pass
+
+
+def test_lock_frees_itself_when_its_holder_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(BusyError, match="hold"), job(tmp_path, "install"):
+            pass
+        holder.kill()
+        holder.wait()
+    assert running_job(tmp_path) is None
+    with job(tmp_path, "install"):
+        pass
+
+
+def test_sigterm_undoes_what_is_open(tmp_path: Path) -> None:
+    undone = False
+    with pytest.raises(TerminatedError), job(tmp_path, "install"):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            undone = True
+    assert undone
+    assert running_job(tmp_path) is None
