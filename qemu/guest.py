@@ -70,7 +70,7 @@ EXCLUDED = (
 )
 
 # Every release: the serial console, and a reboot instead of a hang.
-CMDLINE = "console=tty0 console=ttyS0 quiet loglevel=4 panic=5 oops=panic fsck.mode=skip"
+CMDLINE = "console=tty0 console=ttyS0 quiet loglevel=4 panic=5 oops=panic mitigations=off"
 
 _MMDEBSTRAP_SECONDS = 1800.0
 

@@ -48,6 +48,11 @@ class Version:
                 "Examples: 7, 2026.4.1, 1.2.0-rc.1.",
             )
 
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        """The version that `text` stands for. Raises `UsageError`."""
+        return cls(text)
+
     @cached_property
     def _key(self) -> tuple[tuple[int, ...], bool, str, int]:
         match = _VERSION.fullmatch(self.text)

@@ -72,8 +72,8 @@ def verify(raw_tag: bytes, ref_version: Version, trust: TrustFiles, not_before: 
     (seconds since the epoch): the date of a tag cannot bring an expired key back.
     """
     signers = read_signers(trust.allowed_signers)
-    if trust.revoked is not None:
-        check_revoked(trust.revoked)
+    for path in trust.revoked:
+        check_revoked(path)
     tag = parse_tag(raw_tag, ref_version)
     if tag.signature.namespace != NAMESPACE:
         raise TagRefusedError(
@@ -85,7 +85,9 @@ def verify(raw_tag: bytes, ref_version: Version, trust: TrustFiles, not_before: 
         check = _Check(tag, max(tag.tagger_time, not_before), Path(folder))
         check.prepare(signers)
         signer = check.signer(signers)
-        check.signature(signer, trust.revoked)
+        check.signature(signer)
+        for path in trust.revoked:
+            check.not_revoked(signer, path)
     return Verified(
         signer.principal,
         signer.fingerprint,
@@ -134,19 +136,19 @@ class _Check:
             "Sign the release with a key that is valid.",
         )
 
-    def signature(self, signer: Signer, revoked: Path | None) -> None:
-        """The signature itself, and that the key is not revoked."""
-        listed = ("-n", NAMESPACE, "-I", signer.principal, "-f", self.folder / "signers")
-        if self._ssh_keygen("verify", *listed).code != 0:
+    def signature(self, signer: Signer) -> None:
+        """The signature fits the tag and the signer's key."""
+        if self._verify(signer).code != 0:
             raise TagRefusedError(
                 Reason.BAD_SIGNATURE,
                 f"The signature of {signer.principal} does not fit the tag: "
                 "the tag was changed after it was signed.",
                 "Get the release again from its publisher.",
             )
-        if revoked is None:
-            return
-        if self._ssh_keygen("verify", *listed, "-r", revoked).code != 0:
+
+    def not_revoked(self, signer: Signer, revoked: Path) -> None:
+        """The signer's key is not in a revocation file."""
+        if self._verify(signer, "-r", revoked).code != 0:
             check_krl(revoked)
             raise TagRefusedError(
                 Reason.REVOKED,
@@ -154,6 +156,10 @@ class _Check:
                 f"which {revoked} revokes.",
                 "Get a release that is signed with another key.",
             )
+
+    def _verify(self, signer: Signer, *more: str | Path) -> Result:
+        listed = ("-n", NAMESPACE, "-I", signer.principal, "-f", self.folder / "signers")
+        return self._ssh_keygen("verify", *listed, *more)
 
     def _ssh_keygen(self, action: str, *arguments: str | Path) -> Result:
         moment = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(self.when))

@@ -39,14 +39,18 @@ _DATE = re.compile(r"(?:[0-9]{8}|[0-9]{12}|[0-9]{14})Z?", re.ASCII)
 class TrustFiles:
     """What signatures are checked against.
 
-    `allowed_signers`: files in ssh-keygen's format, read as one; a name that
-    does not exist is refused, so leave out what is optional. `revoked`: a KRL
-    or a list of public keys; it may be empty but must exist; None means that
-    no revocations are kept here at all (a publisher's own check).
+    `allowed_signers`: files in ssh-keygen's format, read as one; a file that
+    does not exist is refused, so leave out what is optional. `revoked`: KRLs or
+    lists of public keys; each may be empty but must exist, and a key that one of
+    them names is revoked.
     """
 
     allowed_signers: tuple[Path, ...]
-    revoked: Path | None
+    revoked: tuple[Path, ...] = ()
+
+    def require_keys(self) -> None:
+        """Raise `TagRefusedError` unless somebody may sign, before anything is fetched."""
+        read_signers(self.allowed_signers)
 
 
 @dataclass(frozen=True)

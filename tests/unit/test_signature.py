@@ -60,7 +60,7 @@ class Trust:
     def __call__(self, *lines: str, revoked: bytes = b"") -> TrustFiles:
         self._signers.write_text("".join(f"{line}\n" for line in lines))
         self._revoked.write_bytes(revoked)
-        return TrustFiles((self._signers,), self._revoked)
+        return TrustFiles((self._signers,), (self._revoked,))
 
 
 @pytest.fixture
@@ -232,25 +232,37 @@ class TestTrustFiles:
 
     def test_no_key_at_all(self, alice: Key, tmp_path: Path, trust: Trust) -> None:
         with pytest.raises(TagRefusedError, match="No release key is configured") as caught:
-            verify(signed(alice), ASKED, TrustFiles((), None), 0)
+            verify(signed(alice), ASKED, TrustFiles(()), 0)
         assert caught.value.hint
         assert "allowed_signers" in caught.value.hint
         assert reason(signed(alice), trust("# nobody yet")) == Reason.NO_KEY
+        with pytest.raises(TagRefusedError, match="No release key"):
+            trust("# nobody yet").require_keys()
+        trust(alice.line).require_keys()
+
+    def test_each_of_several_revocation_files_counts(
+        self, alice: Key, mallory: Key, trust: Trust, tmp_path: Path
+    ) -> None:
+        files = trust(alice.line, mallory.line, revoked=mallory.public.read_bytes())
+        (tmp_path / "more").write_bytes(alice.public.read_bytes())
+        both = TrustFiles(files.allowed_signers, (*files.revoked, tmp_path / "more"))
+        assert verify(signed(alice), ASKED, files, 0).signer == ALICE
+        for key in (alice, mallory):
+            assert reason(signed(key), both) == Reason.REVOKED
 
     def test_several_files_are_one_list(self, alice: Key, mallory: Key, tmp_path: Path) -> None:
         # Without a newline at the end: the next file must not continue the line.
         (tmp_path / "a").write_text(mallory.line)
         (tmp_path / "b").write_text(alice.line)
-        files = TrustFiles((tmp_path / "a", tmp_path / "b"), None)
+        files = TrustFiles((tmp_path / "a", tmp_path / "b"))
         assert verify(signed(alice), ASKED, files, 0).signer == ALICE
 
     def test_a_missing_file_is_not_an_empty_one(self, alice: Key, trust: Trust) -> None:
         files = trust(alice.line)
-        assert files.revoked
-        files.revoked.unlink()
+        files.revoked[0].unlink()
         assert reason(signed(alice), files) == Reason.TRUST_FILE
         files = trust(alice.line)
-        gone = TrustFiles((*files.allowed_signers, Path("/nonexistent/signers")), None)
+        gone = TrustFiles((*files.allowed_signers, Path("/nonexistent/signers")))
         assert reason(signed(alice), gone) == Reason.TRUST_FILE
 
     @pytest.mark.parametrize(

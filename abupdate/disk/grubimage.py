@@ -1,0 +1,141 @@
+"""GRUB's own images: made from the distribution's modules, with everything built in.
+
+One image a firmware, no module is ever read from a disk, so that what was
+tested is what runs. The BIOS image goes where GPT has room for it (the
+`bios_grub` partition) and is entered from the boot sector; the UEFI one is a
+file on the boot partition. Both hold `early.cfg` and read `grub/grub.cfg`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from pathlib import Path
+
+from abupdate.errors import DeviceFaultError
+from abupdate.run import run
+
+GRUB_LIBRARY = Path("/usr/lib/grub")
+BIOS_FORMAT = "i386-pc"
+EFI_FORMAT = "x86_64-efi"
+
+# What grub.cfg needs. All of these are in Debian's signed GRUB as well.
+MODULES = (
+    "normal",
+    "configfile",
+    "part_gpt",
+    "fat",
+    "ext2",
+    "boot",
+    "chain",
+    "echo",
+    "linux",
+    "loadenv",
+    "probe",
+    "reboot",
+    "regexp",
+    "serial",
+    "sleep",
+    "test",
+    "true",
+)
+# Used where it is there: checks kernel and initrd before they are started.
+HASH_MODULES = ("hashsum", "gcry_sha256")
+# For a person at GRUB's command line.
+PERSON_MODULES = ("cat", "halt", "ls")
+BIOS_MODULES = ("biosdisk",)
+EFI_MODULES = ("efi_gop", "efi_uga")
+
+SECTOR = 512
+
+# Offsets in the boot sector and in the first sector of the core image:
+# include/grub/i386/pc/boot.h and util/setup.c of GRUB 2.06 and 2.12.
+_CODE_END = 0x1B8
+_PARTITIONS_END = 0x1FE
+_KERNEL_SECTOR = 0x5C
+_BOOT_DRIVE_CHECK = 0x66
+_BLOCK_LIST = SECTOR - 12
+_BLOCK_LIST_FORMAT = "<QHH"
+_LOAD_SEGMENT = 0x820
+
+
+def bios_core(grub_dir: Path, out: Path, *, library: Path = GRUB_LIBRARY) -> None:
+    """Make the core image for BIOS boots. `grub_dir` is where early.cfg is."""
+    modules = (*MODULES, *BIOS_MODULES, *HASH_MODULES, *PERSON_MODULES)
+    _make_image(grub_dir, out, BIOS_FORMAT, modules, library)
+
+
+def efi_image(grub_dir: Path, out: Path, *, library: Path = GRUB_LIBRARY) -> None:
+    """Make `EFI/BOOT/BOOTX64.EFI`. `grub_dir` is where early.cfg is."""
+    modules = (*MODULES, *EFI_MODULES, *HASH_MODULES, *PERSON_MODULES)
+    _make_image(grub_dir, out, EFI_FORMAT, modules, library)
+
+
+def _make_image(
+    grub_dir: Path, out: Path, image_format: str, modules: tuple[str, ...], library: Path
+) -> None:
+    lines = (grub_dir / "early.cfg").read_text().splitlines()
+    with tempfile.TemporaryDirectory() as scratch:
+        # The parser that reads it in the image knows no comments.
+        config = Path(scratch) / "early.cfg"
+        config.write_text("".join(f"{line}\n" for line in lines if not line.startswith("#")))
+        run(
+            [
+                "grub-mkimage",
+                f"--directory={library / image_format}",
+                f"--format={image_format}",
+                "--prefix=/grub",
+                f"--config={config}",
+                f"--output={out}",
+                *modules,
+            ]
+        )
+
+
+def install_bios(
+    disk: Path, core: Path, start: int, room: int, *, library: Path = GRUB_LIBRARY
+) -> None:
+    """Put the core image at byte `start` of a disk (or its image), and enter it from the MBR.
+
+    `room` is the bytes of the `bios_grub` partition that begins at `start`. The
+    partition table in the boot sector stays. Flushed to the disk, the core
+    image before the boot sector. Raises `DeviceFaultError` when it does not fit.
+    """
+    image = _placed_core(core.read_bytes(), start // SECTOR)
+    if start % SECTOR or len(image) > room:
+        raise DeviceFaultError(
+            f"GRUB's core image ({len(image)} bytes) should fit into the {room} bytes at {start}.",
+            "The bios_grub partition needs 1 MiB.",
+        )
+    boot = (library / BIOS_FORMAT / "boot.img").read_bytes()
+    with disk.open("r+b", buffering=0) as file:
+        _write_all(file.fileno(), image, start)
+        table = os.pread(file.fileno(), SECTOR, 0)
+        _write_all(file.fileno(), _placed_boot_sector(boot, table, start // SECTOR), 0)
+
+
+def _placed_core(core: bytes, first_sector: int) -> bytes:
+    """The core image with its block list: one run of sectors, right behind its own first."""
+    padded = bytearray(core + bytes(-len(core) % SECTOR))
+    entry = (first_sector + 1, len(padded) // SECTOR - 1, _LOAD_SEGMENT)
+    struct.pack_into(_BLOCK_LIST_FORMAT, padded, _BLOCK_LIST, *entry)
+    return bytes(padded)
+
+
+def _placed_boot_sector(boot: bytes, table: bytes, core_sector: int) -> bytes:
+    """GRUB's boot sector, with the disk's own partition table and where the core image is."""
+    sector = bytearray(boot)
+    struct.pack_into("<Q", sector, _KERNEL_SECTOR, core_sector)
+    # Some BIOSes pass the wrong drive number; as for every hard disk, the check
+    # for a floppy (a jump of two bytes) gives way to their work-around.
+    sector[_BOOT_DRIVE_CHECK : _BOOT_DRIVE_CHECK + 2] = b"\x90\x90"
+    sector[_CODE_END:_PARTITIONS_END] = table[_CODE_END:_PARTITIONS_END]
+    return bytes(sector)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    written = os.pwrite(fd, data, offset)
+    if written != len(data):
+        raise DeviceFaultError(f"Writing {len(data)} bytes of GRUB wrote {written} of them.")
+    os.fsync(fd)

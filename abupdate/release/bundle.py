@@ -1,0 +1,219 @@
+"""Bundles: one file that carries a release, out of a repository and into a store.
+
+Taking one in is three acts, so that signature and policy can stand between
+them: `receive` fills a quarantine, `Received.join` makes its release part of the
+store, `Received.discard` leaves no trace. Format: docs/release-format.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from abupdate.errors import RefusedError, SourceError, UsageError
+from abupdate.events import Events
+from abupdate.release.header import (
+    BundleHeader,
+    CountedSource,
+    format_header,
+    parse_header,
+)
+from abupdate.release.metadata import Version
+from abupdate.release.quarantine import migrate, open_quarantine
+from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError, parse_tag
+from abupdate.store.repository import Readable, Repository
+
+__all__ = ["BundleHeader", "Received", "create", "parse_header", "receive"]
+
+_ROOM = 64 * 1024 * 1024
+
+
+def create(
+    repository: Repository, version: Version, since: Sequence[Version], out: Path
+) -> BundleHeader:
+    """Write the bundle of a signed release to `out`, whole or not at all.
+
+    With `since`, a delta for those who have one of these releases: it leaves out
+    what any of them has, and needs all of them.
+    """
+    tag_oid, commit = _signed(repository, version)
+    needed = []
+    for older in dict.fromkeys(since):
+        if older == version:
+            raise UsageError(f"A delta from {version} to itself would be empty.")
+        needed.append((_signed(repository, older)[1], older.tag))
+    header = BundleHeader(repository.object_format, version, tag_oid, tuple(needed))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(format_header(header))
+            file.flush()
+            repository.pack(tag_oid, commit, file, [oid for oid, _ in needed])
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(name).rename(out)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return header
+
+
+def _signed(repository: Repository, version: Version) -> tuple[str, str]:
+    """Tag and commit of a release in a publisher's repository."""
+    tag_oid = repository.resolve(version.ref)
+    if tag_oid is None:
+        raise UsageError(
+            f"{repository.path} has no signed release {version}.",
+            f"Sign it first: abupdate publish sign --version {version}",
+        )
+    with repository.reader() as reader:
+        return tag_oid, parse_tag(reader.read(tag_oid, "tag", MAX_TAG), version).commit
+
+
+class Received:
+    """A release in quarantine. Use as a context: leaving it deletes the quarantine.
+
+    `transferred` counts the bytes that were read. Nothing here is trusted:
+    `raw_tag` is for `signature.verify`, `repository` for the verified content.
+    """
+
+    def __init__(
+        self, header: BundleHeader, repository: Repository, store: Repository, transferred: int
+    ) -> None:
+        self.header = header
+        self.repository = repository
+        self.transferred = transferred
+        self._store = store
+
+    @property
+    def version(self) -> Version:
+        """The version that the bundle's ref names."""
+        return self.header.version
+
+    @property
+    def tag_oid(self) -> str:
+        """The id of the tag object."""
+        return self.header.tag_oid
+
+    @cached_property
+    def raw_tag(self) -> bytes:
+        """The tag object, its id checked. Raises `TagRefusedError` when there is none."""
+        kind = self.repository.kind(self.tag_oid)
+        if kind is None:
+            raise SourceError(
+                f"The bundle names the object {self.tag_oid} and does not hold it.",
+                "Get the bundle again from its source.",
+            )
+        if kind != "tag":
+            raise TagRefusedError(
+                Reason.NO_SIGNATURE,
+                f"{self.version.tag} names a {kind} directly, without a signed tag.",
+                "Sign the release with `abupdate publish sign`.",
+            )
+        with self.repository.reader() as reader:
+            return reader.read(self.tag_oid, "tag", MAX_TAG)
+
+    def join(self) -> None:
+        """Make the release part of the store: packs, then the ref, each on the disk.
+
+        Nothing happens when the store has it already. Raises `RefusedError` when
+        the store has another release of the same version.
+        """
+        present = self._store.resolve(self.version.ref)
+        if present == self.tag_oid:
+            return
+        if present is not None:
+            raise RefusedError(
+                f"The store has another release {self.version}: its tag is {present}, "
+                f"the bundle's is {self.tag_oid}.",
+                "A version is published once; publish the new content as a new version.",
+            )
+        migrate(self.repository, self._store)
+        self._store.set_ref(self.version.ref, self.tag_oid)
+
+    def discard(self) -> None:
+        """Delete the quarantine; once or more often."""
+        self._store.as_owner("rm", "-rf", "--", self.repository.path)
+
+    def __enter__(self) -> Received:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+
+def receive(
+    source: Readable,
+    store: Repository,
+    max_bytes: int,
+    events: Events,
+    total: int | None = None,
+) -> Received:
+    """Read a bundle into a quarantine beside `store`.
+
+    `source` need not be seekable; `max_bytes` bounds what is read of it, `total`
+    is its size where known, for progress. Raises `SourceError` when it is not a
+    whole bundle of one release that this store can take; nothing is left then.
+    """
+    counted = CountedSource(source, max_bytes, events, total)
+    header = parse_header(counted)
+    if header.object_format != store.object_format:
+        raise SourceError(
+            f"The bundle is made of {header.object_format} objects, "
+            f"this store of {store.object_format} ones.",
+            "Get the bundle that was made for this device.",
+        )
+    for oid, comment in header.prerequisites:
+        if store.kind(oid) != "commit":
+            raise SourceError(
+                f"The bundle is a delta to {comment or 'a release'} (commit {oid}), "
+                "which is not in the store.",
+                f"Take the full bundle of release {header.version}.",
+            )
+    quarantine = open_quarantine(store, 2 * max_bytes + _ROOM)
+    received = Received(header, quarantine, store, 0)
+    try:
+        pack = _Pack(counted, header.object_format)
+        quarantine.index_pack(pack, max_bytes)
+        pack.check_end()
+        received.transferred = counted.transferred
+        received.raw_tag  # noqa: B018 - read now, so that a bundle without its tag is refused here
+    except BaseException:
+        received.discard()
+        raise
+    return received
+
+
+class _Pack:
+    """The rest of a bundle, hashed on its way: a pack ends with the hash of itself.
+
+    git stops reading where its own count of objects ends; bytes after that are
+    found here.
+    """
+
+    def __init__(self, source: CountedSource, object_format: str) -> None:
+        self._source = source
+        self._digest = hashlib.new(object_format)
+        self._tail = b""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes of the pack."""
+        chunk = self._source.read(size)
+        held = self._tail + chunk
+        cut = max(0, len(held) - self._digest.digest_size)
+        self._digest.update(held[:cut])
+        self._tail = held[cut:]
+        return chunk
+
+    def check_end(self) -> None:
+        """Raise `SourceError` unless the source ended exactly where its pack does."""
+        if self._source.read(1) or self._tail != self._digest.digest():
+            raise SourceError(
+                "The bundle goes on after the end of its pack.",
+                "Get the bundle again from its source.",
+            )

@@ -1,0 +1,75 @@
+"""A place for what is not trusted yet: a repository of its own beside the store.
+
+It reads the store's objects as alternates and nothing ever reads from it but
+the checks. It lies in the folder `spool` beside the store, so that joining the
+store is a rename. Every file in it is made, moved and deleted as the user that
+owns the store: root never writes where that user could swap a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from abupdate.errors import DeviceFaultError
+from abupdate.store.repository import Repository
+
+_PREFIX = "quarantine-"
+_PACK_FILE = re.compile(r"pack-[0-9a-f]{40,64}\.(pack|rev|idx)")
+# git finds a pack by its .idx: that comes last.
+_ORDER = (".pack", ".rev", ".idx")
+
+
+def open_quarantine(store: Repository, file_size: int) -> Repository:
+    """An empty quarantine; what earlier runs left behind is deleted first.
+
+    `file_size`: bytes that git may write to one file of it. One at a time: the
+    caller holds the device's lock.
+    """
+    spool = _spool(store)
+    for left in sorted(spool.glob(f"{_PREFIX}*")):
+        store.as_owner("rm", "-rf", "--", left)
+    path = spool / f"{_PREFIX}{secrets.token_hex(8)}"
+    try:
+        return Repository.create(
+            path,
+            object_format=store.object_format,
+            alternates=store.path.absolute() / "objects",
+            sandbox=store.sandbox and replace(store.sandbox, file_size=file_size),
+        )
+    except BaseException:
+        store.as_owner("rm", "-rf", "--", path)
+        raise
+
+
+def _spool(store: Repository) -> Path:
+    path = store.path.absolute().parent / "spool"
+    try:
+        path.mkdir(mode=0o700)
+        if store.sandbox is not None:
+            shutil.chown(path, store.sandbox.user, store.sandbox.user)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise DeviceFaultError(
+            f"{path} cannot be made: {error.strerror}.", "Is the data partition writable?"
+        ) from error
+    return path
+
+
+def migrate(quarantine: Repository, store: Repository) -> None:
+    """Move the packs of a quarantine into the store, on the disk when this returns."""
+    source, target = quarantine.path / "objects/pack", store.path / "objects/pack"
+    found = [name for name in os.listdir(source) if _PACK_FILE.fullmatch(name)]  # noqa: PTH208
+    names = sorted(found, key=lambda name: _ORDER.index(Path(name).suffix))
+    if not names:
+        return
+    paths = [source / name for name in names]
+    store.as_owner("sync", *paths)
+    # -n: the same pack may be there already; its name is a hash of what it holds.
+    store.as_owner("mv", "-n", "-t", target, *paths)
+    store.as_owner("sync", target)

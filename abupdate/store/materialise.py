@@ -1,0 +1,318 @@
+"""Commit → slot: write what differs, over whatever the slot holds.
+
+What is there is audited (status, xattrs, and the hash of every file) and kept
+where it is equal; the rest is removed or repaired. Paths are walked from open
+directories without following links. Nothing is flushed here: the caller syncs
+the whole filesystem once, reads it back, and only then believes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.events import Events
+from abupdate.failpoints import failpoint
+from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH, CommitContent
+from abupdate.store.manifest import DEVICES, Entry, Kind
+from abupdate.store.paths import (
+    Directories,
+    Found,
+    by_proc,
+    directories,
+    hash_file,
+    walk,
+    xattrs,
+)
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NODE_TYPES = {Kind.CHAR: 0o020000, Kind.BLOCK: 0o060000, Kind.FIFO: 0o010000}
+OWN_FOLDER = MANIFEST_PATH.rpartition(b"/")[0]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a materialise did: files written and kept, bytes written, paths removed."""
+
+    files: int
+    bytes: int
+    kept: int
+    removed: int
+
+
+def materialise(content: CommitContent, target: Path, events: Events) -> Written:
+    """Make `target`, the mounted filesystem of a slot, equal to a commit.
+
+    Raises `NotTrustedError` when the store hands out wrong bytes, `OSError` for
+    faults of the disk.
+    """
+    expected = list(content.entries())
+    with directories(target) as opened:
+        job = _Job(content, target, opened, expected, events)
+        removed = job.remove()
+        missing = job.audit()
+        job.write(missing)
+        job.link()
+        job.finish_directories()
+        job.describe_itself()
+    return Written(
+        files=len(missing),
+        bytes=sum(entry.size or 0 for entry in missing),
+        kept=job.kept,
+        removed=removed,
+    )
+
+
+class _Job:
+    """One materialise; the methods are its phases, in their order."""
+
+    def __init__(
+        self,
+        content: CommitContent,
+        target: Path,
+        opened: Directories,
+        expected: list[Entry],
+        events: Events,
+    ) -> None:
+        self._content = content
+        self._opened = opened
+        self._expected = {entry.path: entry for entry in expected}
+        self._found = {found.path: found for found in walk(target)}
+        self._events = events
+        self._links = Counter(
+            entry.target or entry.path
+            for entry in expected
+            if entry.kind in (Kind.FILE, Kind.HARDLINK)
+        )
+        self._claimed: set[tuple[int, int]] = set()
+        self.kept = 0
+
+    def remove(self) -> int:
+        """Take away what the commit has not, or has as another kind."""
+        unwanted = [found for found in self._found.values() if not self._may_stay(found)]
+        # Deepest first: a folder is empty by the time that it is its turn.
+        for found in sorted(unwanted, key=lambda item: item.path, reverse=True):
+            fd, name = self._opened.parent(found.path)
+            if found.kind is Kind.DIR:
+                self._opened.forget()
+                fd, name = self._opened.parent(found.path)
+                os.rmdir(name, dir_fd=fd)
+            else:
+                os.unlink(name, dir_fd=fd)
+            del self._found[found.path]
+        return len(unwanted)
+
+    def _may_stay(self, found: Found) -> bool:
+        entry = self._expected.get(found.path)
+        if entry is None:
+            return False
+        kind = Kind.FILE if entry.kind is Kind.HARDLINK else entry.kind
+        return found.kind is kind
+
+    def audit(self) -> list[Entry]:
+        """Make folders, links and nodes; give the files whose content must be written."""
+        missing = []
+        total = sum(entry.size or 0 for entry in self._expected.values())
+        looked_at = 0
+        for entry in self._expected.values():
+            looked_at += entry.size or 0
+            fd, name = self._opened.parent(entry.path)
+            found = self._found.get(entry.path)
+            match entry.kind:
+                case Kind.DIR if found is None:
+                    os.mkdir(name, 0o700, dir_fd=fd)
+                case Kind.FILE if found is None or not self._keeps(entry, found, fd, name):
+                    missing.append(entry)
+                case Kind.LINK if found is None or not _keeps_link(entry, found, fd, name):
+                    missing.append(entry)
+                case Kind.CHAR | Kind.BLOCK | Kind.FIFO:
+                    self._node(entry, found, fd, name)
+                case _:
+                    pass
+            self._events.progress(looked_at, total)
+        return missing
+
+    def _keeps(self, entry: Entry, found: Found, fd: int, name: bytes) -> bool:
+        """Whether a file can stay; what is wrong about it but its content is mended."""
+        status = found.status
+        alone = status.st_nlink == self._links[entry.path] and found.link not in self._claimed
+        if status.st_size == entry.size and alone and hash_file(fd, name) == entry.sha256:
+            self._claimed.add(found.link)
+            _mend(entry, found, fd, name)
+            self.kept += 1
+            return True
+        os.unlink(name, dir_fd=fd)
+        return False
+
+    def _node(self, entry: Entry, found: Found | None, fd: int, name: bytes) -> None:
+        if found is not None:
+            number = os.major(found.status.st_rdev), os.minor(found.status.st_rdev)
+            if entry.kind not in DEVICES or number == entry.device:
+                _mend(entry, found, fd, name)
+                return
+            os.unlink(name, dir_fd=fd)
+        device = os.makedev(*entry.device) if entry.device is not None else 0
+        os.mknod(name, _NODE_TYPES[entry.kind] | 0o600, device, dir_fd=fd)
+        _set_metadata(entry, fd, name, ())
+
+    def write(self, missing: list[Entry]) -> None:
+        """Write files and symlinks, each compared with its hash on the way."""
+        total = sum(entry.size or 0 for entry in missing)
+        done = 0
+        for entry, chunks in self._content.blobs(missing):
+            fd, name = self._opened.parent(entry.path)
+            if entry.kind is Kind.LINK:
+                os.symlink(b"".join(chunks), name, dir_fd=fd)
+                _set_metadata(entry, fd, name, ())
+            else:
+                _write_file(entry, fd, name, chunks)
+            half = done < total // 2 <= done + (entry.size or 0)
+            done += entry.size or 0
+            self._events.progress(done, total)
+            if half:
+                failpoint("materialise-half")
+
+    def link(self) -> None:
+        """Hard links, after the files that they point to."""
+        for entry in self._expected.values():
+            if entry.target is None:
+                continue
+            fd, name = self._opened.parent(entry.path)
+            target = self._file_of(entry.target)
+            if entry.path in self._found:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if (status.st_dev, status.st_ino) == target:
+                    continue
+                os.unlink(name, dir_fd=fd)
+            with directories_of(self._opened, entry.target) as (source_fd, source_name):
+                fd, name = self._opened.parent(entry.path)
+                os.link(
+                    source_name,
+                    name,
+                    src_dir_fd=source_fd,
+                    dst_dir_fd=fd,
+                    follow_symlinks=False,
+                )
+
+    def _file_of(self, path: bytes) -> tuple[int, int]:
+        with directories_of(self._opened, path) as (fd, name):
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            return status.st_dev, status.st_ino
+
+    def describe_itself(self) -> None:
+        """`.abupdate/` in the slot: what this slot is, without asking the store."""
+        date = self._content.date * 1_000_000_000
+        root = self._expected[b""]
+        for path, text in (
+            (MANIFEST_PATH, self._content.manifest),
+            (RELEASE_PATH, self._content.release_toml),
+        ):
+            fd, name = self._opened.parent(path)
+            _write_file(own_file(path, date), fd, name, [text])
+        folder = own_folder(date)
+        for entry in (folder, root):
+            fd, name = self._opened.parent(entry.path)
+            _set_metadata(entry, fd, name, xattrs(fd, name))
+
+    def finish_directories(self) -> None:
+        """Owner, mode and times of folders: last, deepest first, since writing changes them."""
+        fd, _ = self._opened.parent(b"")
+        os.mkdir(OWN_FOLDER, 0o755, dir_fd=fd)
+        for entry in sorted(self._expected.values(), key=lambda item: item.path, reverse=True):
+            if entry.kind is Kind.DIR:
+                fd, name = self._opened.parent(entry.path)
+                _set_metadata(entry, fd, name, xattrs(fd, name))
+
+
+class directories_of:  # noqa: N801 - reads as a function in a with statement
+    """The parent of a path on a descriptor of its own, while `Directories` moves on."""
+
+    def __init__(self, opened: Directories, path: bytes) -> None:
+        fd, self._name = opened.parent(path)
+        self._fd = os.dup(fd)
+
+    def __enter__(self) -> tuple[int, bytes]:
+        return self._fd, self._name
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def own_folder(date: int) -> Entry:
+    """The slot's own `.abupdate`."""
+    return Entry(OWN_FOLDER, Kind.DIR, 0o755, 0, 0, date)
+
+
+def own_file(path: bytes, date: int) -> Entry:
+    """A file in the slot's own `.abupdate`; size and hash are set by who compares it."""
+    return Entry(path, Kind.FILE, 0o644, 0, 0, date)
+
+
+def _write_file(entry: Entry, fd: int, name: bytes, chunks: Iterable[bytes]) -> None:
+    file = os.open(name, _NEW_FILE, 0o600, dir_fd=fd)
+    try:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(file, view) :]
+        # chown drops setuid and capabilities, so it comes first; the time comes last.
+        os.fchown(file, entry.uid, entry.gid)
+        os.fchmod(file, entry.mode)
+        for attribute, value in entry.xattrs:
+            os.setxattr(file, attribute, value)
+        os.utime(file, ns=(entry.mtime, entry.mtime))
+    finally:
+        os.close(file)
+
+
+def _keeps_link(entry: Entry, found: Found, fd: int, name: bytes) -> bool:
+    if hashlib.sha256(os.readlink(name, dir_fd=fd)).hexdigest() == entry.sha256:
+        _mend(entry, found, fd, name)
+        return True
+    os.unlink(name, dir_fd=fd)
+    return False
+
+
+def _mend(entry: Entry, found: Found, fd: int, name: bytes) -> None:
+    """Correct what differs about a path whose kind and content are right."""
+    status, attributes = found.status, xattrs(fd, name)
+    same = (
+        (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
+        and (entry.kind is Kind.LINK or status.st_mode & 0o7777 == entry.mode)
+        and status.st_mtime_ns == entry.mtime
+        and attributes == entry.xattrs
+    )
+    if not same:
+        _set_metadata(entry, fd, name, attributes)
+
+
+def _set_metadata(
+    entry: Entry, fd: int, name: bytes, present: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    """Owner, mode, xattrs, time of a path itself. `present` are the xattrs that it has now."""
+    os.chown(name, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
+    if entry.kind is not Kind.LINK:
+        # Linux has no chmod that does not follow; this is no link, and nobody else writes here.
+        os.chmod(name, entry.mode, dir_fd=fd)
+    path = by_proc(fd, name)
+    wanted = dict(entry.xattrs)
+    for attribute, _ in present:
+        if attribute not in wanted:
+            os.removexattr(path, attribute, follow_symlinks=False)
+    for attribute, value in _changed(wanted, dict(present)):
+        os.setxattr(path, attribute, value, follow_symlinks=False)
+    os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=fd, follow_symlinks=False)
+
+
+def _changed(
+    wanted: dict[bytes, bytes], present: dict[bytes, bytes]
+) -> Iterator[tuple[bytes, bytes]]:
+    for attribute, value in wanted.items():
+        # chown and chmod just dropped or changed these, whatever was there before.
+        dropped = attribute.startswith((b"security.capability", b"system.posix_acl"))
+        if dropped or present.get(attribute) != value:
+            yield attribute, value

@@ -1,0 +1,289 @@
+"""A bare git repository as a store of root filesystems: the only caller of git.
+
+git is a source of bytes, not of truth. On a device it runs as an unprivileged
+user within limits (`Sandbox`); what it hands out is hashed by `ObjectReader`.
+Never checkout, archive, filters or attributes; no hooks, no configuration from
+outside, no background work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Protocol
+
+from abupdate.errors import (
+    DeviceFaultError,
+    NoSpaceError,
+    NotTrustedError,
+    ProgramError,
+    SourceError,
+)
+from abupdate.run import Argument, Result, Sandbox, Stream, run, stream
+
+_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+}
+_SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.fsync=all",
+    # Plain integers, not 16m: other readers of git's configuration trip over suffixes.
+    "core.bigFileThreshold=16777216",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "pack.threads=1",
+    "transfer.fsckObjects=true",
+)
+_CHUNK = 256 * 1024
+_LONG = 6 * 3600.0
+
+
+class Readable(Protocol):
+    """A source of bytes that need not be seekable; `b""` is its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
+        ...
+
+
+class Repository:
+    """A bare repository at `path`; git runs in `sandbox` where there is one."""
+
+    def __init__(self, path: Path, sandbox: Sandbox | None = None) -> None:
+        self.path = path
+        self.sandbox = sandbox
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        object_format: str = "sha256",
+        alternates: Path | None = None,
+        sandbox: Sandbox | None = None,
+    ) -> Repository:
+        """Make an empty repository in a folder that the sandbox's user can write.
+
+        `alternates`: the `objects` folder of another repository to read from.
+        """
+        repository = cls(path, sandbox)
+        repository.git(
+            "init", "--quiet", "--bare", "--template=", f"--object-format={object_format}"
+        )
+        if alternates is not None:
+            info = path / "objects" / "info" / "alternates"
+            repository.as_owner("tee", info, stdin=f"{alternates}\n".encode())
+        return repository
+
+    @cached_property
+    def object_format(self) -> str:
+        """`sha256` or `sha1`."""
+        return self.git("rev-parse", "--show-object-format").stdout.decode().strip()
+
+    def resolve(self, ref: str) -> str | None:
+        """The object that a ref names (a tag's own id, not its target), None when missing."""
+        found = self.git("rev-parse", "--verify", "--quiet", "--end-of-options", ref, ok=(0, 1))
+        return found.stdout.decode().strip() or None
+
+    def refs(self, prefix: str) -> dict[str, str]:
+        """All refs below a prefix with the objects that they name."""
+        lines = self.git("for-each-ref", "--format=%(refname) %(objectname)", prefix).stdout
+        return dict(line.split(" ") for line in lines.decode().splitlines())
+
+    def set_ref(self, ref: str, oid: str) -> None:
+        """Make a ref name an object; on the disk when this returns."""
+        self.git("update-ref", ref, oid)
+
+    def delete_ref(self, ref: str) -> None:
+        """Remove a ref; one that is missing is fine."""
+        self.git("update-ref", "-d", ref)
+
+    def has(self, oid: str) -> bool:
+        """Whether the object is here."""
+        return self.git("cat-file", "-e", oid, ok=(0, 1, 128)).code == 0
+
+    def kind(self, oid: str) -> str | None:
+        """`tag`, `commit`, `tree` or `blob`, None when the object is missing."""
+        found = self.git("cat-file", "-t", oid, ok=(0, 1, 128))
+        return found.stdout.decode().strip() or None
+
+    def write_object(self, kind: str, content: bytes) -> str:
+        """Store one object as it is, without filters; its id."""
+        written = self.git("hash-object", "-t", kind, "-w", "--stdin", stdin=content)
+        return written.stdout.decode().strip()
+
+    @contextmanager
+    def reader(self) -> Iterator[ObjectReader]:
+        """Objects by id, each hashed here. One git for all that is read in the block."""
+        arguments = self._argv("cat-file", "--batch")
+        object_format = self.object_format
+        with stream(
+            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
+        ) as git:
+            yield ObjectReader(git, object_format)
+
+    @contextmanager
+    def fast_import(self) -> Iterator[Stream]:
+        """git's bulk writer: blobs in, and a commit made of them."""
+        arguments = self._argv("fast-import", "--quiet", "--done", "--date-format=raw")
+        with stream(
+            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
+        ) as git:
+            yield git
+
+    def index_pack(self, source: Readable, max_bytes: int) -> None:
+        """Take a pack (thin ones too) from a stream, each object checked.
+
+        Raises `SourceError` with git's words when it is damaged or too large.
+        """
+        arguments = self._argv(
+            "index-pack", "--strict", "--fix-thin", f"--max-input-size={max_bytes}", "--stdin"
+        )
+        with stream(arguments, stdin=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
+            try:
+                while chunk := source.read(_CHUNK):
+                    git.stdin.write(chunk)
+            except BrokenPipeError:
+                pass  # its exit code and words tell why
+            try:
+                git.finish(timeout=_LONG)
+            except ProgramError as error:
+                if "No space left on device" in error.stderr:
+                    raise NoSpaceError(
+                        f"{self.path} has no room for the bundle.", "Free space on that disk."
+                    ) from error
+                raise SourceError(
+                    f"The bundle's pack should be whole and sound, but git says: "
+                    f"{error.stderr.strip() or error.message}",
+                    "Get the bundle again.",
+                ) from error
+
+    def total_size(self) -> int:
+        """Bytes of all objects that this repository itself holds, unpacked."""
+        arguments = ("--batch-all-objects", "--unordered", "--batch-check=%(objectsize)")
+        sizes = self.git("cat-file", *arguments, timeout=_LONG).stdout
+        return sum(int(line) for line in sizes.split())
+
+    def pack(self, tag: str, commit: str, out: IO[bytes], since: Sequence[str] = ()) -> None:
+        """Write the pack of a bundle: a tag, its commit, and all of its tree.
+
+        With `since` (commits that the receiver has) a thin pack of what they
+        lack. The commits need no common history: the difference of the trees is
+        taken here, and the old commits are offered as bases of deltas.
+        """
+        wanted = self._objects(commit)
+        for old in since:
+            for oid in self._objects(old):
+                wanted.pop(oid, None)
+        lines = [f"-{old}".encode() for old in since]
+        lines += [tag.encode(), commit.encode()]
+        lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
+        arguments = ["pack-objects", "--stdout", "--quiet", "--delta-base-offset"]
+        if since:
+            arguments.append("--thin")
+        with stream(
+            self._argv(*arguments), stdin=True, stdout=out, env=_ENVIRONMENT, sandbox=self.sandbox
+        ) as git:
+            for line in lines:
+                git.stdin.write(line + b"\n")
+            git.finish(timeout=_LONG)
+
+    def _objects(self, commit: str) -> dict[str, bytes]:
+        """All trees and blobs of a commit, with a path each as a hint for deltas."""
+        root = self.git("rev-parse", "--verify", f"{commit}^{{tree}}").stdout.decode().strip()
+        found = {root: b""}
+        listing = self.git("ls-tree", "-r", "-t", "-z", root, timeout=600).stdout
+        for record in listing.split(b"\0"):
+            if record:
+                info, _, path = record.partition(b"\t")
+                found.setdefault(info.split()[2].decode(), path.replace(b"\n", b"?"))
+        return found
+
+    def git(
+        self,
+        *arguments: Argument,
+        stdin: bytes | None = None,
+        timeout: float = 120.0,
+        ok: Iterable[int] = (0,),
+    ) -> Result:
+        """One git command on this repository."""
+        return run(
+            self._argv(*arguments),
+            stdin=stdin,
+            timeout=timeout,
+            env=_ENVIRONMENT,
+            sandbox=self.sandbox,
+            ok=tuple(ok),
+        )
+
+    def as_owner(self, *argv: Argument, stdin: bytes | None = None) -> Result:
+        """Another program as the user that owns this repository (moving and syncing files)."""
+        return run(argv, stdin=stdin, sandbox=self.sandbox, timeout=600)
+
+    def _argv(self, *arguments: Argument) -> list[Argument]:
+        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+        return ["git", "--git-dir", self.path, *settings, *arguments]
+
+
+class ObjectReader:
+    """Objects of a repository, each hashed here before it is believed."""
+
+    def __init__(self, git: Stream, object_format: str) -> None:
+        self._git = git
+        self._hash = object_format
+
+    def read(self, oid: str, kind: str, limit: int) -> bytes:
+        """A small object whole. Raises `NotTrustedError` when it is not what its id says."""
+        self.ask([oid])
+        size = self._header(oid, kind)
+        if size > limit:
+            raise NotTrustedError(f"The {kind} {oid} has {size} bytes, {limit} at most are taken.")
+        content = self._exactly(size)
+        self._exactly(1)
+        digest = hashlib.new(self._hash, f"{kind} {size}\0".encode())
+        digest.update(content)
+        if digest.hexdigest() != oid:
+            raise NotTrustedError(
+                f"The store hands out other content for {kind} {oid}: it hashes to "
+                f"{digest.hexdigest()}.",
+                "The store is damaged or was tampered with; install from a full bundle.",
+            )
+        return content
+
+    def ask(self, oids: Iterable[str]) -> None:
+        """Ask for objects; their answers come in this order. Blocks while nobody reads them."""
+        with suppress(BrokenPipeError):  # the reader of the answers finds out why
+            for oid in oids:
+                self._git.stdin.write(oid.encode() + b"\n")
+            self._git.stdin.flush()
+
+    def answer(self, oid: str) -> Iterator[bytes]:
+        """A blob that was asked for, in pieces, NOT hashed: the caller knows its SHA-256."""
+        left = self._header(oid, "blob")
+        while left:
+            chunk = self._exactly(min(left, _CHUNK))
+            left -= len(chunk)
+            yield chunk
+        self._exactly(1)
+
+    def _header(self, oid: str, kind: str) -> int:
+        header = self._git.stdout.readline(256).decode("ascii", "replace").split()
+        if len(header) != 3 or header[:2] != [oid, kind] or not header[2].isdigit():
+            raise NotTrustedError(
+                f"The store should hold the {kind} {oid}, found '{' '.join(header)}'.",
+                "The store is damaged; install from a full bundle.",
+            )
+        return int(header[2])
+
+    def _exactly(self, size: int) -> bytes:
+        content = self._git.stdout.read(size)
+        if len(content) != size:
+            raise DeviceFaultError(f"git stopped in the middle: {self._git.error_text()}")
+        return content

@@ -1,0 +1,256 @@
+"""A machine that only boots: real GRUB, the real grub.cfg, and the probe kernel.
+
+`Disk` is a small image of the real layout whose parts a test can damage;
+`boot` starts it once in QEMU and tells what came up. The disk keeps what GRUB
+wrote, as a real one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from abupdate.boot.cmdline import BootArguments, abupdate_env, parse, sha256sums
+from abupdate.disk import grubimage, partition
+from abupdate.disk.layout import MIB, partitions
+from abupdate.run import run
+
+HERE = Path(__file__).parent
+GRUB = HERE.parent.parent / "grub"
+Firmware = Literal["bios", "uefi"]
+
+NUMBERS = {"R": 3, "A": 4, "B": 5}
+LABELS = {"R": "rescue", "A": "rootA", "B": "rootB"}
+_BOOT, _SLOT, _DISK = 8 * MIB, 8 * MIB, 40 * MIB
+
+OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+_TIME_LIMIT = 90.0
+_PROBE = re.compile(r"PROBE kernel=(\S*) initrd=(\S*) cmdline=([^\r\n]*)\r")
+
+
+@dataclass(frozen=True)
+class Booted:
+    """What one start of the machine came to.
+
+    `kernel` and `initrd` are the names that the probe and its initrd carry,
+    None when GRUB restarted the machine instead. `text` is the serial port's.
+    """
+
+    kernel: str | None
+    initrd: str | None
+    cmdline: str
+    text: str
+
+    @property
+    def arguments(self) -> BootArguments:
+        """The command line as abupdate reads it."""
+        return parse(self.cmdline)
+
+
+def build_probe(scratch: Path) -> bytes:
+    """Assemble the probe kernel; `named` gives it a name."""
+    run(["as", "--32", "-o", scratch / "probe.o", HERE / "probe.S"])
+    run(["objcopy", "-O", "binary", "-j", ".text", scratch / "probe.o", scratch / "probe"])
+    return (scratch / "probe").read_bytes()
+
+
+def named(probe: bytes, name: str) -> bytes:
+    """The probe kernel that tells this name (at most 15 letters)."""
+    place = b"@NAME@" + bytes(10)
+    assert place in probe and len(name) < 16
+    return probe.replace(place, name.encode().ljust(16, b"\0"))
+
+
+def build_disk(image: Path, library: Path = grubimage.GRUB_LIBRARY) -> None:
+    """Make the image: every slot sound, no grubenv yet."""
+    specs = partitions(_SLOT, _SLOT, _BOOT)
+    with image.open("wb") as file:
+        file.truncate(_DISK)
+    extents = partition.make_table(image, specs)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        grubimage.bios_core(GRUB, scratch / "core.img", library=library)
+        grubimage.efi_image(GRUB, scratch / "boot.efi", library=library)
+        core = extents[0]
+        grubimage.install_bios(image, scratch / "core.img", core.start, core.size, library=library)
+        boot = f"{image}@@{extents[1].start}"
+        run(["mformat", "-i", boot, "-T", str(_BOOT // 512), "-h", "16", "-s", "32", "-v", "BOOT"])
+        run(["mmd", "-i", boot, "::/EFI", "::/EFI/BOOT", "::/grub"])
+        run(["mcopy", "-i", boot, scratch / "boot.efi", "::/EFI/BOOT/BOOTX64.EFI"])
+        run(["mcopy", "-i", boot, GRUB / "grub.cfg", "::/grub/grub.cfg"])
+        probe = build_probe(scratch)
+        for slot, number in NUMBERS.items():
+            tree = scratch / slot
+            write_boot_files(tree / "boot", slot, probe)
+            _make_ext4(image, extents[number - 1], LABELS[slot], tree)
+
+
+def write_boot_files(boot: Path, slot: str, probe: bytes) -> None:
+    """The `/boot` of a slot whose kernel and initrd carry its name."""
+    boot.mkdir(parents=True)
+    files = {"vmlinuz-probe": named(probe, f"kernel-{slot}"), "initrd-probe": f"initrd-{slot}\n"}
+    digests = {}
+    for name, content in files.items():
+        raw = content if isinstance(content, bytes) else content.encode()
+        (boot / name).write_bytes(raw)
+        digests[name] = hashlib.sha256(raw).hexdigest()
+    env = abupdate_env("/boot/vmlinuz-probe", "/boot/initrd-probe", f"quiet console={slot}")
+    (boot / "abupdate.env").write_bytes(env)
+    digests["abupdate.env"] = hashlib.sha256(env).hexdigest()
+    (boot / "SHA256SUMS").write_bytes(sha256sums(digests))
+
+
+def _make_ext4(image: Path, extent: partition.Extent, label: str, tree: Path) -> None:
+    where = ["-E", f"offset={extent.start}", image, f"{extent.size // 1024}k"]
+    run(["mke2fs", "-t", "ext4", "-F", "-q", "-m", "0", "-L", label, "-d", tree, *where])
+
+
+class Disk:
+    """One disk of a test: a copy of the built one, to be damaged and booted."""
+
+    def __init__(self, image: Path) -> None:
+        self.image = image
+        self._extents = partition.plan(_DISK, partitions(_SLOT, _SLOT, _BOOT))
+
+    def copy(self, image: Path) -> Disk:
+        """The same disk as another file."""
+        shutil.copyfile(self.image, image)
+        return Disk(image)
+
+    def write_boot(self, path: str, content: bytes | None) -> None:
+        """Put a file on the boot partition, or take it away (None)."""
+        run(["mdel", "-i", self._boot, f"::{path}"], ok=(0, 1))
+        if content is not None:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(content)
+                file.flush()
+                run(["mcopy", "-i", self._boot, file.name, f"::{path}"])
+
+    def read_boot(self, path: str) -> bytes | None:
+        """A file of the boot partition, None when it is not there."""
+        result = run(["mtype", "-i", self._boot, f"::{path}"], ok=(0, 1))
+        return result.stdout if result.code == 0 else None
+
+    def write_slot(self, slot: str, path: str, content: bytes | None) -> None:
+        """Put a file into a slot's filesystem, or take it away (None)."""
+        commands = [f"rm {path}"]
+        with tempfile.TemporaryDirectory() as scratch:
+            if content is not None:
+                (Path(scratch) / "file").write_bytes(content)
+                commands.append(f"write {scratch}/file {path}")
+            script = Path(scratch) / "script"
+            script.write_text("".join(f"{command}\n" for command in commands))
+            run(["debugfs", "-w", "-f", script, self._slot(slot)])
+
+    def relabel(self, slot: str, label: str) -> None:
+        """Give a slot another filesystem label."""
+        run(["tune2fs", "-L", label, self._slot(slot)])
+
+    def partuuid(self, slot: str) -> str:
+        """A slot's partition UUID, read from the table itself."""
+        with self.image.open("rb") as file:
+            file.seek(2 * 512 + (NUMBERS[slot] - 1) * 128 + 16)
+            return str(uuid.UUID(bytes_le=file.read(16)))
+
+    @property
+    def _boot(self) -> str:
+        return f"{self.image}@@{self._extents[1].start}"
+
+    def _slot(self, slot: str) -> str:
+        return f"{self.image}?offset={self._extents[NUMBERS[slot] - 1].start}"
+
+
+def boot(
+    disk: Disk,
+    firmware: Firmware = "bios",
+    *,
+    readonly: bool = False,
+    keys: Sequence[tuple[str, bytes]] = (),
+    twin: Path | None = None,
+    until: str | None = None,
+    fast_clock: bool = False,
+    limit: float = _TIME_LIMIT,
+) -> Booted:
+    """Switch the machine on once, until the probe kernel ran or GRUB restarts it.
+
+    `readonly`: nothing that GRUB writes is taken. `keys`: texts to wait for on
+    the serial port, and what a person then types. `twin`: another disk, in
+    front of this one. `until`: a text that ends the run as well. `fast_clock`:
+    the machine's own time runs ahead. `limit`: seconds.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        command = _qemu(disk.image, firmware, readonly, twin, Path(scratch))
+        command += ["-icount", "shift=7"] if fast_clock else []
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            text, ended = _converse(process, list(keys), until, time.monotonic() + limit)
+        finally:
+            process.kill()
+            process.wait()
+    found = _PROBE.search(text)
+    if found is not None:
+        return Booted(found[1], found[2], found[3], text)
+    restarted = ended and process.returncode == 0  # -no-reboot: a restart ends QEMU
+    if restarted or (until is not None and until in text):
+        return Booted(None, None, "", text)
+    raise AssertionError(f"neither a kernel nor a restart (QEMU: {process.returncode}):\n{text}")
+
+
+def _qemu(
+    image: Path, firmware: Firmware, readonly: bool, twin: Path | None, scratch: Path
+) -> list[str]:
+    command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "192", "-nodefaults", "-no-reboot"]
+    command += ["-display", "none", "-serial", "stdio", "-net", "none"]
+    command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+    if firmware == "uefi":
+        variables = scratch / "vars.fd"
+        shutil.copyfile(OVMF_VARS, variables)
+        command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"]
+        command += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
+    if twin is not None:
+        command += ["-drive", f"if=none,id=twin,format=raw,file={twin}"]
+        command += ["-device", "virtio-blk-pci,drive=twin,addr=5"]
+    only = "on" if readonly else "off"
+    command += ["-drive", f"if=none,id=disk,format=raw,readonly={only},file={image}"]
+    return [*command, "-device", "virtio-blk-pci,drive=disk,addr=6,bootindex=1"]
+
+
+def _converse(
+    process: subprocess.Popen[bytes],
+    keys: list[tuple[str, bytes]],
+    until: str | None,
+    deadline: float,
+) -> tuple[str, bool]:
+    """All that the serial port says, typing where asked; whether QEMU ended by itself."""
+    assert process.stdout is not None and process.stdin is not None
+    text, position = "", 0
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([process.stdout], [], [], left)[0]:
+            break
+        read = os.read(process.stdout.fileno(), 65536)
+        if not read:
+            process.wait(10)
+            return text, True
+        text += read.decode("latin-1")
+        if until is not None and until in text:
+            break
+        while keys and (found := text.find(keys[0][0], position)) >= 0:
+            position = found + len(keys[0][0])
+            process.stdin.write(keys.pop(0)[1])
+            process.stdin.flush()
+    return text, False
