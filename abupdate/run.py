@@ -12,15 +12,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from abupdate.errors import ProgramError
+from abupdate.errors import AbupdateError, ProgramError
+
+if TYPE_CHECKING:
+    import sh
 
 Argument = str | bytes | os.PathLike[str]
 
@@ -87,6 +90,7 @@ def run(
 
     words = _argv(argv, sandbox)
     program = _find(words[0], words)
+    timed_out = threading.Event()
     try:
         done = sh.Command(program)(
             # sh takes text only: latin-1 both ways keeps every byte of a file name.
@@ -97,21 +101,45 @@ def run(
             _tty_out=False,
             _env=_environment(env),
             _cwd=str(cwd) if cwd else None,
-            _timeout=timeout,
-            _timeout_signal=signal.SIGKILL,
+            _bg=True,
+            _bg_exc=False,
             _ok_code=list(range(256)),
             _return_cmd=True,
             _internal_bufsize=stdout_limit,
             _no_err=False,
         )
-    except sh.TimeoutException as error:
-        raise ProgramError(words, None, f"not finished after {timeout:g} seconds") from error
+        with _ended_after(timeout, done, timed_out):
+            done.wait()
     except sh.SignalException as error:
+        if timed_out.is_set():
+            raise ProgramError(words, None, f"not finished after {timeout:g} seconds") from error
         raise ProgramError(words, error.exit_code, error.stderr.decode(errors="replace")) from error
     result = Result(int(done.exit_code), bytes(done.stdout), done.stderr.decode(errors="replace"))
     if result.code not in ok:
         raise ProgramError(words, result.code, result.stderr)
     return result
+
+
+@contextlib.contextmanager
+def _ended_after(
+    seconds: float, running: sh.RunningCommand, late: threading.Event
+) -> Iterator[None]:
+    """Kill a program that runs too long. (sh's own time limit looks every 100 ms only.)"""
+
+    def end() -> None:
+        late.set()
+        with contextlib.suppress(ProcessLookupError):
+            running.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    except (AbupdateError, KeyboardInterrupt):  # a signal to us: do not leave it behind
+        running.kill()
+        raise
+    finally:
+        timer.cancel()
 
 
 class Stream:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import socket
 import threading
 import time
@@ -67,13 +68,18 @@ class Agent:
             self._connection.close()
             self._connection = None
 
-    def wait(self, timeout: float) -> str:
-        """Wait until the agent of a new boot says hello; its boot id. `timeout` in seconds."""
+    def wait(self, timeout: float, cmdline: str = "") -> str:
+        """Wait for the agent of a new boot; its kernel command line. `timeout` in seconds.
+
+        `cmdline`: a pattern that the kernel command line must match; boots that
+        do not are passed over.
+        """
         deadline = time.monotonic() + timeout
+        wanted = f" of a boot with {cmdline!r}" if cmdline else ""
         while True:
-            message = self._next(deadline, f"no agent after {timeout:g} s")
-            if "hello" in message:
-                return str(message["hello"])
+            message = self._next(deadline, f"no agent{wanted} in {timeout:g} s")
+            if "hello" in message and re.search(cmdline, message["cmdline"]):
+                return str(message["cmdline"])
 
     def run(
         self,
@@ -96,7 +102,9 @@ class Agent:
         while True:
             message = self._next(deadline, f"no answer to {' '.join(argv)!r}")
             if "hello" in message:
-                raise VMError(f"the guest rebooted during {' '.join(argv)!r}\n{self._serial.tail()}")
+                raise VMError(
+                    f"the guest rebooted during {' '.join(argv)!r}\n{self._serial.tail()}"
+                )
             if message.get("id") == self._number:
                 break
         if message["code"] is None:

@@ -99,6 +99,16 @@ def build(release: Release, allowed_signers: str) -> Path:
     )
 
 
+def kernel(root: Path) -> Path:
+    """The kernel of a root filesystem that `build` made, as a file."""
+
+    def extract(path: Path) -> None:
+        with tarfile.open(root) as archive:
+            path.write_bytes(_content(archive, f"./boot/{_boot_files(archive)[0]}"))
+
+    return cache.cached("kernel", (root.name,), "", extract)
+
+
 def _base(kernel: str, packages: tuple[str, ...]) -> Path:
     """Layer 1."""
     wanted = sorted({*PACKAGES, *packages, kernel})

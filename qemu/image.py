@@ -64,7 +64,7 @@ class DiskImage:
     def add_ext4(self, name: str, label: str, content: Path | None = None) -> str:
         """Make the ext4 of partition `name`, with the files of a folder; its UUID."""
         extent = self._extents[name]
-        with _scratch(self.path) as folder:
+        with scratch(self.path) as folder:
             part = folder / "ext4"
             make_ext4(part, extent.size, label, content)
             superblock = filesystem.read_superblock(part)
@@ -74,7 +74,7 @@ class DiskImage:
 
     def add_boot(self, state: BootState) -> None:
         """The ESP with GRUB's files and boot state, and GRUB's BIOS images."""
-        with _scratch(self.path) as folder:
+        with scratch(self.path) as folder:
             tree, part = folder / "esp", folder / "vfat"
             (tree / "EFI" / "BOOT").mkdir(parents=True)
             (tree / "grub").mkdir()
@@ -138,7 +138,7 @@ def _data(fd: int) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _scratch(beside: Path) -> Iterator[Path]:
+def scratch(beside: Path) -> Iterator[Path]:
     """A temporary folder on the same disk as the image."""
     with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".scratch-") as folder:
         yield Path(folder)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TAIL_LINES = 40
-_ESCAPES = re.compile(r"\x1b(\[[0-9:;?=!]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|[=>78c])")
+_ESCAPES = re.compile(
+    r"\x1b(\[[0-9:;?=!]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|[=>78c])"
+)
 
 
 class VMError(Exception):

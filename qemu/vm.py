@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import cache
 from agent import Agent
 from qemu.qmp import ExecuteError, QMPClient
 from serial_console import SerialConsole, VMError
@@ -90,15 +91,20 @@ class VM:
         memory: int = 1024,
         cpus: int = 2,
         password: str | None = None,
+        display: str = "none",
         extra: Sequence[str] = (),
     ) -> None:
-        """`memory` in MiB; `password` for the user demo of a test guest; `extra` for QEMU."""
+        """`memory` in MiB; `password` for the user demo of a test guest.
+
+        `display` is QEMU's (none, gtk, sdl, vnc=…), `extra` more of its arguments.
+        """
         self.disks = [disk if isinstance(disk, Disk) else Disk(disk) for disk in disks]
         self.firmware: Firmware = firmware
         self._accel = accel
         self._memory = memory
         self._cpus = cpus
         self._password = password
+        self._display = display
         self._extra = list(extra)
         self.directory = Path(tempfile.mkdtemp(prefix="abupdate-vm-"))
         self.serial = SerialConsole(self.directory / "serial.log")
@@ -141,8 +147,20 @@ class VM:
             raise
 
     def command(self) -> list[str]:
-        """QEMU's command line."""
-        words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-S"]
+        """QEMU's command line: it waits for `cont`, and console and agent are sockets."""
+        words = [*self._machine(), "-S"]
+        words += ["-qmp", f"unix:{self._socket('qmp')},server=on,wait=off"]
+        words += ["-chardev", f"socket,id=serial,path={self._socket('serial')},server=on,wait=off"]
+        words += ["-serial", "chardev:serial", "-device", "virtio-serial-pci"]
+        words += ["-chardev", f"socket,id=agent,path={self._socket('agent')},server=on,wait=off"]
+        return [*words, "-device", "virtserialport,chardev=agent,name=abupdate.agent"]
+
+    def run_on_terminal(self) -> int:
+        """Power on with this terminal as the serial console, until it is off; QEMU's exit code."""
+        return subprocess.call([*self._machine(), "-serial", "mon:stdio"])
+
+    def _machine(self) -> list[str]:
+        words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", self._display]
         words += ["-machine", "q35", *self._processor()]
         words += ["-m", str(self._memory), "-smp", str(self._cpus), "-vga", "std"]
         words += ["-device", "virtio-rng-pci"]
@@ -152,11 +170,6 @@ class VM:
             words += self._uefi()
         for number, disk in enumerate(self.disks):
             words += disk.options(f"disk{number}")
-        words += ["-qmp", f"unix:{self._socket('qmp')},server=on,wait=off"]
-        words += ["-chardev", f"socket,id=serial,path={self._socket('serial')},server=on,wait=off"]
-        words += ["-serial", "chardev:serial", "-device", "virtio-serial-pci"]
-        words += ["-chardev", f"socket,id=agent,path={self._socket('agent')},server=on,wait=off"]
-        words += ["-device", "virtserialport,chardev=agent,name=abupdate.agent"]
         if self._password is not None:
             words += ["-fw_cfg", f"name=opt/abupdate.password,string={self._password}"]
         return words + self._extra
@@ -277,24 +290,34 @@ class VM:
         self._plugged.clear()
 
 
-def accelerator(kernel: Path | None) -> str:
+def accelerator(kernel: Path) -> str:
     """`kvm` where a probe guest really runs with it, else `tcg`; `QEMU_ACCEL` decides alone.
 
-    /dev/kvm may open and still hang every guest, so a Linux kernel is booted
-    until it finds no root filesystem, which takes it about a second.
+    /dev/kvm may open and still hang every guest, so that kernel is booted
+    until it finds no root filesystem, which takes it about a second. The
+    answer is kept until the host reboots.
     """
     wanted = os.environ.get("QEMU_ACCEL")
     if wanted:
         if wanted not in {"kvm", "tcg"}:
             raise VMError(f"QEMU_ACCEL must be kvm or tcg, found {wanted!r}.")
         return wanted
-    if kernel is None or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+
+    def probe(path: Path) -> None:
+        path.write_text("kvm" if _kvm_runs(kernel) else "tcg")
+
+    return cache.cached("accelerator", (boot,), "", probe).read_text()
+
+
+def _kvm_runs(kernel: Path) -> bool:
     words = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults"]
     words += ["-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", str(kernel)]
     words += ["-append", "console=ttyS0 panic=-1"]
     try:
         done = subprocess.run(words, capture_output=True, timeout=_PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return "tcg"
-    return "kvm" if b"Unable to mount root fs" in done.stdout else "tcg"
+        return False
+    return b"Unable to mount root fs" in done.stdout

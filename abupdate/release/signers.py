@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.errors import UsageError
 from abupdate.release.tag import NAMESPACE, Reason, TagRefusedError, fingerprint, ssh_strings
 from abupdate.run import run
 
@@ -122,6 +123,16 @@ def parse_signer(text: str, where: str) -> Signer:
     if blob is None:
         raise _refused(where, f"the {key_type} key is damaged")
     return Signer(principal, key_type, blob, options, where)
+
+
+def check_principal(name: str) -> None:
+    """Raise `UsageError` unless `name` can stand for a signer."""
+    if not _PRINCIPAL.fullmatch(name):
+        raise UsageError(
+            "A signer's name is up to 128 letters, digits and . _ @ + - that begin with a "
+            f"letter or digit; found {name[:80]!r}.",
+            "Example: alice@example.org",
+        )
 
 
 def check_revoked(path: Path) -> None:

@@ -83,7 +83,8 @@ def format_entry(entry: Entry) -> bytes:
         fields.append(b"size=%d" % entry.size)
     if entry.sha256 is not None:
         fields.append(b"sha256=" + entry.sha256.encode())
-    fields += [b"x." + escape(name) + b"=" + escape(value) for name, value in entry.xattrs]
+    for name, value in entry.xattrs:
+        fields.append(b"x." + escape(name).replace(b"=", b"%3d") + b"=" + escape(value))
     return b" ".join(fields) + b"\n"
 
 

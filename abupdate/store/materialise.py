@@ -181,27 +181,17 @@ class _Job:
         for entry in self._expected.values():
             if entry.target is None:
                 continue
-            fd, name = self._opened.parent(entry.path)
-            target = self._file_of(entry.target)
-            if entry.path in self._found:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if (status.st_dev, status.st_ino) == target:
-                    continue
-                os.unlink(name, dir_fd=fd)
-            with directories_of(self._opened, entry.target) as (source_fd, source_name):
+            source, source_name = self._opened.parent(entry.target)
+            source = os.dup(source)  # `parent` closes what it no longer needs
+            try:
                 fd, name = self._opened.parent(entry.path)
-                os.link(
-                    source_name,
-                    name,
-                    src_dir_fd=source_fd,
-                    dst_dir_fd=fd,
-                    follow_symlinks=False,
-                )
-
-    def _file_of(self, path: bytes) -> tuple[int, int]:
-        with directories_of(self._opened, path) as (fd, name):
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            return status.st_dev, status.st_ino
+                if entry.path in self._found:
+                    if _same_file(source, source_name, fd, name):
+                        continue
+                    os.unlink(name, dir_fd=fd)
+                os.link(source_name, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
+            finally:
+                os.close(source)
 
     def describe_itself(self) -> None:
         """`.abupdate/` in the slot: what this slot is, without asking the store."""
@@ -228,18 +218,10 @@ class _Job:
                 _set_metadata(entry, fd, name, xattrs(fd, name))
 
 
-class directories_of:  # noqa: N801 - reads as a function in a with statement
-    """The parent of a path on a descriptor of its own, while `Directories` moves on."""
-
-    def __init__(self, opened: Directories, path: bytes) -> None:
-        fd, self._name = opened.parent(path)
-        self._fd = os.dup(fd)
-
-    def __enter__(self) -> tuple[int, bytes]:
-        return self._fd, self._name
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+def _same_file(fd: int, name: bytes, other_fd: int, other_name: bytes) -> bool:
+    one = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    other = os.stat(other_name, dir_fd=other_fd, follow_symlinks=False)
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def own_folder(date: int) -> Entry:

@@ -185,9 +185,8 @@ class Repository:
         lines = [f"-{old}".encode() for old in since]
         lines += [tag.encode(), commit.encode()]
         lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
-        arguments = ["pack-objects", "--stdout", "--quiet", "--delta-base-offset"]
-        if since:
-            arguments.append("--thin")
+        # Not --thin: that makes git list objects by itself, along a history that is not there.
+        arguments = ("pack-objects", "--stdout", "--quiet", "--delta-base-offset")
         with stream(
             self._argv(*arguments), stdin=True, stdout=out, env=_ENVIRONMENT, sandbox=self.sandbox
         ) as git:

@@ -40,7 +40,8 @@ def run_checks(paths: Paths, timeout: float) -> list[CheckResult]:
         for path in _executables(paths, folder)
     ]
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        return list(pool.map(lambda check: _run_one(*check, timeout), found))
+        running = [pool.submit(_run_one, path, required, timeout) for path, required in found]
+        return [check.result() for check in running]
 
 
 def failures(results: list[CheckResult]) -> list[CheckResult]:

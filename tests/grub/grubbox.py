@@ -24,7 +24,6 @@ from typing import Literal
 from abupdate.boot.cmdline import BootArguments, abupdate_env, parse, sha256sums
 from abupdate.disk import grubimage, partition
 from abupdate.disk.layout import MIB, partitions
-from abupdate.run import run
 
 HERE = Path(__file__).parent
 GRUB = HERE.parent.parent / "grub"
@@ -36,6 +35,9 @@ _BOOT, _SLOT, _DISK = 8 * MIB, 8 * MIB, 40 * MIB
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+# What GRUB says before it waits and restarts the machine.
+NOTHING_BOOTS = "abupdate: nothing boots"
 
 _TIME_LIMIT = 90.0
 _PROBE = re.compile(r"PROBE kernel=(\S*) initrd=(\S*) cmdline=([^\r\n]*)\r")
@@ -62,8 +64,8 @@ class Booted:
 
 def build_probe(scratch: Path) -> bytes:
     """Assemble the probe kernel; `named` gives it a name."""
-    run(["as", "--32", "-o", scratch / "probe.o", HERE / "probe.S"])
-    run(["objcopy", "-O", "binary", "-j", ".text", scratch / "probe.o", scratch / "probe"])
+    _run(["as", "--32", "-o", scratch / "probe.o", HERE / "probe.S"])
+    _run(["objcopy", "-O", "binary", "-j", ".text", scratch / "probe.o", scratch / "probe"])
     return (scratch / "probe").read_bytes()
 
 
@@ -87,10 +89,10 @@ def build_disk(image: Path, library: Path = grubimage.GRUB_LIBRARY) -> None:
         core = extents[0]
         grubimage.install_bios(image, scratch / "core.img", core.start, core.size, library=library)
         boot = f"{image}@@{extents[1].start}"
-        run(["mformat", "-i", boot, "-T", str(_BOOT // 512), "-h", "16", "-s", "32", "-v", "BOOT"])
-        run(["mmd", "-i", boot, "::/EFI", "::/EFI/BOOT", "::/grub"])
-        run(["mcopy", "-i", boot, scratch / "boot.efi", "::/EFI/BOOT/BOOTX64.EFI"])
-        run(["mcopy", "-i", boot, GRUB / "grub.cfg", "::/grub/grub.cfg"])
+        _run(["mformat", "-i", boot, "-T", str(_BOOT // 512), "-h", "16", "-s", "32", "-v", "BOOT"])
+        _run(["mmd", "-i", boot, "::/EFI", "::/EFI/BOOT", "::/grub"])
+        _run(["mcopy", "-i", boot, scratch / "boot.efi", "::/EFI/BOOT/BOOTX64.EFI"])
+        _run(["mcopy", "-i", boot, GRUB / "grub.cfg", "::/grub/grub.cfg"])
         probe = build_probe(scratch)
         for slot, number in NUMBERS.items():
             tree = scratch / slot
@@ -101,21 +103,27 @@ def build_disk(image: Path, library: Path = grubimage.GRUB_LIBRARY) -> None:
 def write_boot_files(boot: Path, slot: str, probe: bytes) -> None:
     """The `/boot` of a slot whose kernel and initrd carry its name."""
     boot.mkdir(parents=True)
-    files = {"vmlinuz-probe": named(probe, f"kernel-{slot}"), "initrd-probe": f"initrd-{slot}\n"}
-    digests = {}
+    command_line = f"quiet console={slot}"
+    files = {
+        "vmlinuz-probe": named(probe, f"kernel-{slot}"),
+        "initrd-probe": f"initrd-{slot}\n".encode(),
+        "abupdate.env": abupdate_env("/boot/vmlinuz-probe", "/boot/initrd-probe", command_line),
+    }
     for name, content in files.items():
-        raw = content if isinstance(content, bytes) else content.encode()
-        (boot / name).write_bytes(raw)
-        digests[name] = hashlib.sha256(raw).hexdigest()
-    env = abupdate_env("/boot/vmlinuz-probe", "/boot/initrd-probe", f"quiet console={slot}")
-    (boot / "abupdate.env").write_bytes(env)
-    digests["abupdate.env"] = hashlib.sha256(env).hexdigest()
+        (boot / name).write_bytes(content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     (boot / "SHA256SUMS").write_bytes(sha256sums(digests))
 
 
 def _make_ext4(image: Path, extent: partition.Extent, label: str, tree: Path) -> None:
-    where = ["-E", f"offset={extent.start}", image, f"{extent.size // 1024}k"]
-    run(["mke2fs", "-t", "ext4", "-F", "-q", "-m", "0", "-L", label, "-d", tree, *where])
+    where: list[str | Path] = ["-E", f"offset={extent.start}", image, f"{extent.size // 1024}k"]
+    _run(["mke2fs", "-t", "ext4", "-F", "-q", "-m", "0", "-L", label, "-d", tree, *where])
+
+
+def _run(argv: Sequence[str | Path]) -> bytes:
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{argv}: {done.stderr.decode(errors='replace')}"
+    return done.stdout
 
 
 class Disk:
@@ -132,17 +140,22 @@ class Disk:
 
     def write_boot(self, path: str, content: bytes | None) -> None:
         """Put a file on the boot partition, or take it away (None)."""
-        run(["mdel", "-i", self._boot, f"::{path}"], ok=(0, 1))
-        if content is not None:
+        if content is None:
+            _run(["mdel", "-i", self._boot, f"::{path}"])
+        else:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(content)
                 file.flush()
-                run(["mcopy", "-i", self._boot, file.name, f"::{path}"])
+                _run(["mcopy", "-o", "-i", self._boot, file.name, f"::{path}"])
 
-    def read_boot(self, path: str) -> bytes | None:
-        """A file of the boot partition, None when it is not there."""
-        result = run(["mtype", "-i", self._boot, f"::{path}"], ok=(0, 1))
-        return result.stdout if result.code == 0 else None
+    def read_boot(self, path: str) -> bytes:
+        """A file of the boot partition."""
+        return _run(["mtype", "-i", self._boot, f"::{path}"])
+
+    def list_boot(self, folder: str) -> list[str]:
+        """The names in a folder of the boot partition."""
+        listing = _run(["mdir", "-b", "-i", self._boot, f"::{folder}"]).decode()
+        return [path.rpartition("/")[2] for path in listing.split()]
 
     def write_slot(self, slot: str, path: str, content: bytes | None) -> None:
         """Put a file into a slot's filesystem, or take it away (None)."""
@@ -153,11 +166,23 @@ class Disk:
                 commands.append(f"write {scratch}/file {path}")
             script = Path(scratch) / "script"
             script.write_text("".join(f"{command}\n" for command in commands))
-            run(["debugfs", "-w", "-f", script, self._slot(slot)])
+            _run(["debugfs", "-w", "-f", script, self._slot(slot)])
+
+    def read_slot(self, slot: str, path: str) -> bytes:
+        """A file of a slot's filesystem."""
+        return _run(["debugfs", "-R", f"cat {path}", self._slot(slot)])
+
+    def first_block(self, slot: str, path: str) -> int:
+        """Where the content of a file in a slot begins: bytes from the start of the disk."""
+        block = int(_run(["debugfs", "-R", f"bmap {path} 0", self._slot(slot)]).split()[0])
+        start = self._extents[NUMBERS[slot] - 1].start
+        with self.image.open("rb") as file:
+            file.seek(start + 1024 + 24)
+            return start + block * (1024 << int.from_bytes(file.read(4), "little"))
 
     def relabel(self, slot: str, label: str) -> None:
         """Give a slot another filesystem label."""
-        run(["tune2fs", "-L", label, self._slot(slot)])
+        _run(["tune2fs", "-L", label, self._slot(slot)])
 
     def partuuid(self, slot: str) -> str:
         """A slot's partition UUID, read from the table itself."""
@@ -180,6 +205,7 @@ def boot(
     readonly: bool = False,
     keys: Sequence[tuple[str, bytes]] = (),
     twin: Path | None = None,
+    unreadable: int | None = None,
     until: str | None = None,
     fast_clock: bool = False,
     limit: float = _TIME_LIMIT,
@@ -188,11 +214,12 @@ def boot(
 
     `readonly`: nothing that GRUB writes is taken. `keys`: texts to wait for on
     the serial port, and what a person then types. `twin`: another disk, in
-    front of this one. `until`: a text that ends the run as well. `fast_clock`:
+    front of this one. `unreadable`: where a sector cannot be read, bytes from
+    the start of the disk. `until`: a text that ends the run as well. `fast_clock`:
     the machine's own time runs ahead. `limit`: seconds.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        command = _qemu(disk.image, firmware, readonly, twin, Path(scratch))
+        command = _qemu(disk.image, firmware, Path(scratch), readonly, twin, unreadable)
         command += ["-icount", "shift=7"] if fast_clock else []
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -212,7 +239,12 @@ def boot(
 
 
 def _qemu(
-    image: Path, firmware: Firmware, readonly: bool, twin: Path | None, scratch: Path
+    image: Path,
+    firmware: Firmware,
+    scratch: Path,
+    readonly: bool,
+    twin: Path | None,
+    unreadable: int | None,
 ) -> list[str]:
     command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "192", "-nodefaults", "-no-reboot"]
     command += ["-display", "none", "-serial", "stdio", "-net", "none"]
@@ -225,9 +257,13 @@ def _qemu(
     if twin is not None:
         command += ["-drive", f"if=none,id=twin,format=raw,file={twin}"]
         command += ["-device", "virtio-blk-pci,drive=twin,addr=5"]
-    only = "on" if readonly else "off"
-    command += ["-drive", f"if=none,id=disk,format=raw,readonly={only},file={image}"]
-    return [*command, "-device", "virtio-blk-pci,drive=disk,addr=6,bootindex=1"]
+    drive = f"if=none,id=disk,format=raw,readonly={'on' if readonly else 'off'}"
+    if unreadable is None:
+        drive += f",file={image}"
+    else:
+        rule = f"file.inject-error.0.event=read_aio,file.inject-error.0.sector={unreadable // 512}"
+        drive += f",file.driver=blkdebug,file.image.driver=file,file.image.filename={image},{rule}"
+    return [*command, "-drive", drive, "-device", "virtio-blk-pci,drive=disk,addr=6,bootindex=1"]
 
 
 def _converse(
@@ -254,3 +290,15 @@ def _converse(
             process.stdin.write(keys.pop(0)[1])
             process.stdin.flush()
     return text, False
+
+
+def assert_booted(found: Booted, disk: Disk, boots: str | None, how: str | None) -> None:
+    """The kernel, its initrd and its command line are those of this slot."""
+    if boots is None:
+        assert found.kernel is None and NOTHING_BOOTS in found.text, found.text
+        return
+    assert (found.kernel, found.initrd) == (f"kernel-{boots}", f"initrd-{boots}"), found.text
+    arguments = found.arguments
+    assert (arguments.slot, arguments.how) == (boots, how), found.text
+    assert arguments.root_partuuid == disk.partuuid(boots)
+    assert f" ro panic=30 quiet console={boots} abupdate.slot=" in found.cmdline

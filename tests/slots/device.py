@@ -26,7 +26,10 @@ from abupdate.update.slots import Machine
 SLOT_SIZE = 48 << 20
 NOBODY = "65534"
 PRODUCT = "testbox"
-PARTUUIDS = {Slot.A: "aaaaaaaa-0000-4000-8000-00000000000a", Slot.B: "bbbbbbbb-0000-4000-8000-00000000000b"}
+PARTUUIDS = {
+    Slot.A: "aaaaaaaa-0000-4000-8000-00000000000a",
+    Slot.B: "bbbbbbbb-0000-4000-8000-00000000000b",
+}
 
 
 def have_loop_devices() -> bool:
@@ -194,7 +197,12 @@ def make_rootfs(top: Path, version: str) -> Path:
 
 
 def make_release(
-    device: Device, rootfs: Path, version: str, *, since: Sequence[str] = (), key: str = "release-key"
+    device: Device,
+    rootfs: Path,
+    version: str,
+    *,
+    since: Sequence[str] = (),
+    key: str = "release-key",
 ) -> Path:
     """Publish a root filesystem and bundle it."""
     repo = ("--repo", device.publisher, "--version", version)

@@ -1,0 +1,254 @@
+"""The verbs of a publisher: `abupdate publish commit`, `sign`, `bundle` and the others.
+
+Each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from abupdate.errors import SourceError, UsageError
+
+if TYPE_CHECKING:
+    from abupdate.release.metadata import Version
+
+publish = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Repo = Annotated[Path, typer.Option("--repo", help="Git repository of your releases.")]
+VersionText = Annotated[str, typer.Option("--version", help="Such as 7, 1.2.0 or 1.2.0-rc.1.")]
+
+_KEY_NAME = "release"
+_TAGGER = "Release <release@localhost>"
+
+
+@publish.command()
+def keygen(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the key.")] = Path(),
+    name: Annotated[str, typer.Option("--name", help="Who signs with it.")] = _KEY_NAME,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Ask for a passphrase that protects the key.")
+    ] = False,
+) -> None:
+    """Make a key pair for signing releases.
+
+    Writes NAME (keep it secret), NAME.pub, and adds the signer's line to
+    allowed_signers, the file that devices carry:
+
+        abupdate publish keygen --out keys --name alice@example.org
+    """
+    from abupdate.release.signature import generate_key
+    from abupdate.release.signers import check_principal
+
+    check_principal(name)
+    out.mkdir(parents=True, exist_ok=True)
+    line = generate_key(out / name, name, _terminal(required=True) if passphrase else None)
+    signers = out / "allowed_signers"
+    with signers.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    print(line)
+    _tell(f"The private key is {out / name}; whoever has it can sign releases.")
+    _tell(f"Put {signers} into the root filesystem as /usr/lib/abupdate/allowed_signers.")
+
+
+@publish.command()
+def commit(
+    rootfs: Annotated[str, typer.Argument(help="A directory, a tar file, or - for a tar stream.")],
+    repo: Repo,
+    version: VersionText,
+    compatible: Annotated[str, typer.Option(help="The product that it is made for.")],
+    floor: Annotated[
+        str | None, typer.Option(help="Lowest version that a device may run from then on.")
+    ] = None,
+    min_from: Annotated[
+        str | None, typer.Option(help="Lowest version that may update to this one.")
+    ] = None,
+) -> None:
+    """Make a faithful commit of a root filesystem.
+
+    Owners, modes, times, attributes, links and devices are kept, and the same
+    input gives the same commit. SOURCE_DATE_EPOCH dates it, else its newest
+    file. The repository is made when it is missing:
+
+        abupdate publish commit rootfs.tar --repo releases.git --version 2 --compatible gateway
+
+    The commit waits at refs/abupdate/commits/VERSION until it is signed.
+    """
+    from abupdate.cli.show import terminal_events
+    from abupdate.release import publisher
+
+    description = publisher.Description(
+        version=_version(version),
+        compatible=compatible,
+        floor=_version(floor) if floor is not None else None,
+        min_from=_version(min_from) if min_from is not None else None,
+    )
+    source = _rootfs(rootfs)
+    date = _source_date()
+    repository = publisher.open_repository(repo, create=True)
+    events = terminal_events()
+    with events.step("commit", "Commit the root filesystem"):
+        captured = publisher.commit(repository, source, description, events, date)
+    for warning in captured.warnings:
+        events.warning(warning)
+    if isinstance(source, Path) and source.is_dir() and os.geteuid() != 0:
+        events.warning("read as an ordinary user: owners are as they are on this disk")
+    print(f"release   {version} for {compatible}")
+    print(f"commit    {captured.commit}")
+    print(f"manifest  {captured.manifest_sha256}")
+    print(f"content   {captured.totals.inodes} inodes, {captured.totals.content} bytes")
+
+
+@publish.command()
+def sign(
+    repo: Repo,
+    version: VersionText,
+    key: Annotated[
+        Path, typer.Option("--key", help="Private key, or .pub of a key that an agent holds.")
+    ],
+    tagger: Annotated[str, typer.Option(help="Name and address in the tag.")] = _TAGGER,
+) -> None:
+    """Sign the commit of a version: this makes it a release.
+
+    Every byte is read once more before. A version is signed once:
+
+        abupdate publish sign --repo releases.git --version 2 --key keys/release
+    """
+    from abupdate.release import publisher
+
+    repository = publisher.open_repository(repo)
+    tag = publisher.sign_release(
+        repository, _version(version), key, tagger=tagger, terminal=_terminal()
+    )
+    print(f"release   {version}")
+    print(f"tag       {tag}")
+
+
+@publish.command()
+def bundle(
+    repo: Repo,
+    version: VersionText,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write.")],
+    since: Annotated[
+        list[str] | None,
+        typer.Option(help="Make a delta for devices that have this release; may be repeated."),
+    ] = None,
+) -> None:
+    """Write a signed release into one file, a plain git bundle.
+
+    Without --since it brings everything; a delta brings what the older release lacks:
+
+        abupdate publish bundle --repo releases.git --version 2 --since 1 -o gateway-2.bundle
+    """
+    from abupdate.release import bundle as bundles
+    from abupdate.release import publisher
+
+    repository = publisher.open_repository(repo)
+    older = [_version(text) for text in since or []]
+    header = bundles.create(repository, _version(version), older, output)
+    print(f"bundle    {output}, {output.stat().st_size} bytes")
+    print(f"release   {version}, tag {header.tag_oid}")
+    for oid, comment in header.prerequisites:
+        print(f"needs     {comment}, commit {oid}")
+
+
+@publish.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to check.")],
+    allowed_signers: Annotated[
+        list[Path], typer.Option(help="File with the signers that devices believe; repeatable.")
+    ],
+    revoked: Annotated[
+        list[Path] | None, typer.Option(help="File with revoked keys; repeatable.")
+    ] = None,
+    repo: Annotated[
+        Path | None, typer.Option(help="For a delta: repository with the older releases.")
+    ] = None,
+) -> None:
+    """Check a bundle as a device does: signature, shape, and every byte.
+
+    abupdate publish verify gateway-2.bundle --allowed-signers keys/allowed_signers
+    """
+    from abupdate.cli.show import terminal_events
+    from abupdate.release import publisher
+    from abupdate.release.signature import TrustFiles
+
+    trust = TrustFiles(tuple(allowed_signers), tuple(revoked or ()))
+    base = publisher.open_repository(repo) if repo else None
+    found = publisher.check_bundle(file, trust, base, terminal_events())
+    print(f"release   {found.verified.version} for {found.verified.compatible}")
+    print(f"signer    {found.verified.signer}, {found.verified.fingerprint}")
+    print(f"signed    {_day(found.verified.tagger_time)}")
+    print(f"commit    {found.verified.commit}")
+    print(f"manifest  {found.verified.manifest_sha256}")
+    print(f"content   {found.files} files, {found.bytes} bytes")
+    if found.needs:
+        print(f"needs     {', '.join(found.needs)}")
+
+
+@publish.command()
+def log(repo: Repo) -> None:
+    """List the releases of a repository, the highest version first.
+
+        abupdate publish log --repo releases.git
+
+    It tells which key signed each, and does not verify the signatures.
+    """
+    from abupdate.release import publisher
+
+    for listed in publisher.releases(publisher.open_repository(repo)):
+        if listed.tag is None:
+            print(f"{listed.version!s:<16} {listed.commit[:12]}  not signed")
+            continue
+        key = listed.tag.signature.fingerprint
+        day = _day(listed.tag.tagger_time)
+        print(f"{listed.version!s:<16} {listed.commit[:12]}  {day}  {listed.tag.compatible}  {key}")
+
+
+def _version(text: str) -> Version:
+    from abupdate.release.metadata import Version
+
+    return Version(text)
+
+
+def _rootfs(text: str) -> Path | IO[bytes]:
+    if text == "-":
+        return sys.stdin.buffer
+    path = Path(text)
+    if not path.exists():
+        raise SourceError(
+            f"A root filesystem was expected at {path}, there is nothing.",
+            "Give a directory, a tar file, or - for a tar on standard input.",
+        )
+    return path
+
+
+def _source_date() -> int | None:
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 11:
+        raise UsageError(f"SOURCE_DATE_EPOCH must be seconds since 1970, found {text!r}.")
+    return int(text)
+
+
+def _terminal(*, required: bool = False) -> IO[bytes] | None:
+    """Standard input, where a person can be asked for a passphrase."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        return sys.stdin.buffer
+    if required:
+        raise UsageError("A passphrase is asked for on a terminal, and standard input is none.")
+    return None
+
+
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)

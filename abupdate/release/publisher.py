@@ -1,0 +1,261 @@
+"""What a publisher does: commit a root filesystem, sign it, check a bundle, list releases.
+
+A commit waits at `refs/abupdate/commits/<version>` until it is signed; the tag
+`release/<version>` then takes its place. A version is published once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from abupdate.errors import (
+    NothingToDoError,
+    NotTrustedError,
+    RefusedError,
+    SourceError,
+    UsageError,
+)
+from abupdate.events import Events
+from abupdate.release.bundle import receive
+from abupdate.release.header import CountedSource, parse_header
+from abupdate.release.metadata import (
+    ReleaseToml,
+    Version,
+    format_release_toml,
+    parse_release_toml,
+)
+from abupdate.release.signature import TrustFiles, Verified, format_payload, sign, verify
+from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
+from abupdate.store.capture import Captured, Totals, capture
+from abupdate.store.content import CommitContent, open_commit
+from abupdate.store.repository import Repository
+
+_WAITING = "refs/abupdate/commits/"
+_SIGNED = "refs/tags/release/"
+_HEADER_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the publisher says of a release; sizes and date come from the content."""
+
+    version: Version
+    compatible: str
+    floor: Version | None = None
+    min_from: Version | None = None
+
+    def release_toml(self, totals: Totals, created: int | None) -> ReleaseToml:
+        """The whole description; `created` (seconds since the epoch) defaults to the newest file."""
+        return ReleaseToml(
+            version=self.version,
+            compatible=self.compatible,
+            bytes=totals.bytes,
+            inodes=totals.inodes,
+            created=max(0, totals.newest) if created is None else created,
+            floor=self.floor,
+            min_from=self.min_from,
+        )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A bundle that a device would believe, and what it holds."""
+
+    verified: Verified
+    release: ReleaseToml
+    files: int
+    bytes: int
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One release of a repository. `tag` is None while it is not signed."""
+
+    version: Version
+    commit: str
+    tag: SignedTag | None
+
+
+def open_repository(path: Path, *, create: bool = False) -> Repository:
+    """A publisher's repository, made with SHA-256 when it is missing and `create` is set."""
+    if (path / ".git").is_dir():
+        path = path / ".git"
+    if (path / "HEAD").is_file() and (path / "objects").is_dir():
+        return Repository(path)
+    if not create:
+        raise UsageError(
+            f"A repository of releases was expected at {path}, there is none.",
+            "`abupdate publish commit` makes one.",
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} is neither empty nor a git repository.", "Choose another folder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Repository.create(path)
+
+
+def commit(
+    repository: Repository,
+    source: Path | IO[bytes],
+    description: Description,
+    events: Events,
+    date: int | None = None,
+) -> Captured:
+    """Capture a root filesystem as the commit of a release that is not signed yet.
+
+    `date`: seconds since the epoch, of commit and release (default: the newest
+    file's). The same content again is fine; other content for a version that
+    is signed raises `RefusedError`.
+    """
+    # Fails here and not after minutes of capturing.
+    description.release_toml(Totals(0, 0, 0, 0), date)
+    version = description.version
+
+    def describe(totals: Totals) -> bytes:
+        return format_release_toml(description.release_toml(totals, date))
+
+    captured = capture(
+        source, repository, describe, events, subject=f"Release {version}", date=date
+    )
+    signed = repository.resolve(version.ref)
+    if signed is None:
+        repository.set_ref(_WAITING + version.text, captured.commit)
+    elif _tag(repository, version, signed).commit != captured.commit:
+        raise RefusedError(
+            f"Release {version} is signed already, with other content "
+            f"(commit {_tag(repository, version, signed).commit}, this is {captured.commit}).",
+            "A version is published once; give the new content a new version.",
+        )
+    return captured
+
+
+def sign_release(
+    repository: Repository,
+    version: Version,
+    key: Path,
+    *,
+    tagger: str,
+    terminal: IO[bytes] | None = None,
+) -> str:
+    """Sign the commit that waits for it; gives the id of the tag.
+
+    The whole content is hashed before, so that what is signed is what was
+    captured. Raises `NothingToDoError` when the release is signed already.
+    """
+    if (tag := repository.resolve(version.ref)) is not None:
+        raise NothingToDoError(
+            f"Release {version} is signed already (tag {tag}).",
+            "A version is published once; give new content a new version.",
+        )
+    waiting = repository.resolve(_WAITING + version.text)
+    if waiting is None:
+        raise UsageError(
+            f"{repository.path} has no commit for release {version}.",
+            f"Make it first: abupdate publish commit ROOTFS --version {version}",
+        )
+    with open_commit(repository, waiting) as content:
+        release = _described(content, version)
+        _hash_all(content)
+        payload = format_payload(
+            commit=waiting,
+            version=version,
+            manifest_sha256=content.manifest_sha256,
+            compatible=release.compatible,
+            tagger=tagger,
+            tagger_time=int(time.time()),
+        )
+    raw = sign(payload, key, terminal)
+    parse_tag(raw, version)
+    tag = repository.write_object("tag", raw)
+    repository.set_ref(version.ref, tag)
+    repository.delete_ref(_WAITING + version.text)
+    return tag
+
+
+def check_bundle(
+    bundle: Path, trust: TrustFiles, base: Repository | None, events: Events
+) -> Checked:
+    """Do all that a device does to believe a bundle, and hash every byte of it.
+
+    `base`: where the releases are that a delta needs. The signature is judged
+    at the tag's own date.
+    """
+    trust.require_keys()
+    limit = bundle.stat().st_size if bundle.is_file() else 0
+    with _opened(bundle) as file:
+        header = parse_header(CountedSource(file, _HEADER_LIMIT))
+    with tempfile.TemporaryDirectory(prefix="abupdate-") as folder:
+        store = Repository.create(
+            Path(folder) / "store.git",
+            object_format=header.object_format,
+            alternates=base and base.path.absolute() / "objects",
+        )
+        with _opened(bundle) as file, receive(file, store, limit, events, limit) as received:
+            verified = verify(received.raw_tag, received.version, trust, 0)
+            with open_commit(
+                received.repository, verified.commit, verified.manifest_sha256
+            ) as content:
+                release = _described(content, verified.version)
+                if release.compatible != verified.compatible:
+                    raise NotTrustedError(
+                        f"The tag is signed for {verified.compatible}, the release inside "
+                        f"is for {release.compatible}."
+                    )
+                files, size = _hash_all(content)
+    needs = tuple(comment or oid for oid, comment in header.prerequisites)
+    return Checked(verified, release, files, size, needs)
+
+
+def releases(repository: Repository) -> list[Listed]:
+    """All releases, the highest version first. Signatures are not verified."""
+    found = []
+    for ref, tag_oid in repository.refs(_SIGNED).items():
+        version = Version(ref[len(_SIGNED) :])
+        tag = _tag(repository, version, tag_oid)
+        found.append(Listed(version, tag.commit, tag))
+    signed = {listed.version for listed in found}
+    for ref, oid in repository.refs(_WAITING).items():
+        version = Version(ref[len(_WAITING) :])
+        if version not in signed:
+            found.append(Listed(version, oid, None))
+    return sorted(found, key=lambda listed: listed.version, reverse=True)
+
+
+def _tag(repository: Repository, version: Version, oid: str) -> SignedTag:
+    if (kind := repository.kind(oid)) != "tag":
+        raise RefusedError(
+            f"{version.ref} of {repository.path} is a {kind}, not a signed tag.",
+            "Delete that ref, and sign the release with `abupdate publish sign`.",
+        )
+    with repository.reader() as reader:
+        return parse_tag(reader.read(oid, "tag", MAX_TAG), version)
+
+
+def _described(content: CommitContent, version: Version) -> ReleaseToml:
+    release = parse_release_toml(content.release_toml)
+    if release.version != version:
+        raise NotTrustedError(
+            f"Release {version} was expected, its release.toml says {release.version}."
+        )
+    return release
+
+
+def _hash_all(content: CommitContent) -> tuple[int, int]:
+    """Read every file and link; how many there are, and their bytes."""
+    entries = [entry for entry in content.entries() if entry.sha256 is not None]
+    size = 0
+    for _, chunks in content.blobs(entries):
+        size += sum(len(chunk) for chunk in chunks)
+    return len(entries), size
+
+
+def _opened(bundle: Path) -> AbstractContextManager[IO[bytes]]:
+    try:
+        return bundle.open("rb")
+    except OSError as error:
+        raise SourceError(f"A bundle should be readable at {bundle}: {error.strerror}.") from error

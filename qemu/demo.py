@@ -1,0 +1,234 @@
+"""`make demo`: an update that is confirmed, and one that GRUB takes back, in a virtual machine.
+
+Release 1 runs; release 2 (another kernel, other packages) is installed inside
+the guest, tried and confirmed; release 3 boots but fails its own check, is
+tried three times, and GRUB falls back to 2. What ran is read from what the
+releases print on the serial port, from `uname`, `dpkg` and `/proc/cmdline`,
+not from `abupdate status` alone. The exit code is 1 when anything differs.
+
+FIRMWARE=bios does the same with SeaBIOS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import cache
+import device
+import guest
+import publisher
+from demo_releases import FAILURE, ONE, THREE, TWO
+from device_vm import DeviceVM, Marker, make_medium
+from serial_console import VMError
+from vm import VM, Disk, Firmware, accelerator
+
+from abupdate.errors import AbupdateError
+
+TRIES = 3
+
+
+class DifferentError(Exception):
+    """Something was not as the story goes."""
+
+
+def expect(what: str, expected: object, found: object) -> None:
+    """Raise `DifferentError` unless the two are equal."""
+    if expected != found:
+        raise DifferentError(f"{what}: expected {expected!r}, found {found!r}")
+
+
+class Timeline:
+    """Steps with their seconds, on the terminal."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._facts: list[str] = []
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """One step: its line with its seconds, then the facts that it showed."""
+        begin = self.elapsed
+        print(f"{begin:6.1f} s  {text:<64}", end="", flush=True)
+        try:
+            yield
+        except BaseException:
+            print("   FAILED", flush=True)
+            raise
+        finally:
+            facts, self._facts = self._facts, []
+        print(f" {self.elapsed - begin:6.1f} s", flush=True)
+        for fact in facts:
+            print(f"{'':>10}- {fact}", flush=True)
+
+    def fact(self, text: str) -> None:
+        """Something that was seen in this step."""
+        self._facts.append(text)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the publisher made."""
+
+    disk: Path
+    bundles: dict[str, Path]
+    accel: str
+
+
+def build(timeline: Timeline) -> Parts:
+    """The releases, their bundles, and the disk of a new device."""
+    with timeline.step("build and sign releases 1, 2 and 3"):
+        series = publisher.publish([ONE, TWO, THREE])
+    with timeline.step("bundles: 1 in full, 2 as a delta to 1, 3 as a delta to 2"):
+        bundles = {
+            "1": series.bundle("1"),
+            "2": series.bundle("2", since=["1"]),
+            "3": series.bundle("3", since=["2"]),
+        }
+        for name, path in bundles.items():
+            timeline.fact(f"bundle {name}: {path.stat().st_size / 1e6:.2f} MB")
+    with timeline.step("disk of a new device, release 1 in slot A"):
+        signers = publisher.key().allowed_signers
+        disk = device.build(bundles["1"], signers)
+    with timeline.step("look for an accelerator that works"):
+        accel = accelerator(guest.kernel(guest.build(ONE, signers.read_text())))
+        timeline.fact(accel)
+    return Parts(disk, bundles, accel)
+
+
+def tell(timeline: Timeline, machine: DeviceVM, marker: Marker, release: guest.Release) -> None:
+    """Check, inside and by the marker, that this boot is that release; say so."""
+    kind = "cloud-amd64" if release.kernel == guest.CLOUD_KERNEL else "amd64"
+    expect("release in the marker", release.version, marker.release)
+    uname = machine.run("uname", "-r").stdout.strip()
+    expect("kernel in the marker", marker.uname, uname)
+    expect("kernel flavour of uname -r", kind, uname.split("+")[1].partition("-")[2])
+    cmdline = machine.run("cat", "/proc/cmdline").stdout.split()
+    expect(f"{release.cmdline} in /proc/cmdline", True, release.cmdline in cmdline)
+    for package in ("figlet", "hello"):
+        listed = machine.run("dpkg", "-l", package, ok=None).stdout
+        installed = any(line.startswith("ii ") for line in listed.splitlines())
+        expect(f"package {package} installed", package in release.packages, installed)
+    timeline.fact(
+        f"serial port: release {marker.release}, slot {marker.slot}, {marker.boot} boot"
+        + (f", attempt {marker.attempt}" if marker.attempt != "-" else "")
+    )
+    timeline.fact(f"uname -r: {uname}; dpkg -l: {', '.join(release.packages)}; {release.cmdline}")
+
+
+def expect_state(machine: DeviceVM, what: str, **expected: object) -> None:
+    """Compare fields of the boot state in `abupdate status --json`."""
+    boot = machine.status()["boot"]
+    expect(f"boot state {what}", expected, {name: boot[name] for name in expected})
+
+
+def release_one(timeline: Timeline, machine: DeviceVM) -> None:
+    """The device as it came."""
+    with timeline.step("power on: GRUB boots release 1"):
+        machine.power_on()
+        marker = machine.wait_for_boot()
+        expect("first boot", ("A", "normal"), (marker.slot, marker.boot))
+        expect("state of the system", "running", machine.settle())
+        tell(timeline, machine, marker, ONE)
+    with timeline.step("abupdate verify A: every byte of the slot, in the guest"):
+        timeline.fact(machine.run("abupdate", "verify", "A", timeout=600).stdout.strip())
+
+
+def update(timeline: Timeline, machine: DeviceVM) -> None:
+    """Release 2: installed, tried, confirmed."""
+    with timeline.step("abupdate install 2.bundle"):
+        machine.mount_medium()
+        timeline.fact(machine.install("2.bundle").stdout.strip().splitlines()[-1])
+        report = machine.status()
+        expect(
+            "outcome before the reboot", "installed, on trial", report["last_install"]["outcome"]
+        )
+        expect_state(machine, "armed", trial="B", ustate=1, countdown=TRIES, good="Ax")
+    with timeline.step("reboot: trial of release 2, confirmed by its health check"):
+        machine.reboot()
+        marker = machine.wait_for_boot()
+        expect("boot of 2", ("B", "trial", "1"), (marker.slot, marker.boot, marker.attempt))
+        expect("state of the system", "running", machine.settle())
+        tell(timeline, machine, marker, TWO)
+        expect_state(machine, "confirmed", slot="B", good="AB", trial="x", ustate=0)
+        expect("outcome", "confirmed", machine.status()["last_install"]["outcome"])
+    with timeline.step("abupdate verify B"):
+        timeline.fact(machine.run("abupdate", "verify", "B", timeout=600).stdout.strip())
+
+
+def fallback(timeline: Timeline, machine: DeviceVM) -> None:
+    """Release 3: installed, tried three times, given up by GRUB."""
+    with timeline.step("abupdate install 3.bundle"):
+        machine.mount_medium()
+        timeline.fact(machine.install("3.bundle").stdout.strip().splitlines()[-1])
+        expect_state(machine, "armed", trial="A", ustate=1, countdown=TRIES, good="xB")
+    machine.reboot()
+    for attempt in range(1, TRIES + 1):
+        with timeline.step(f"trial boot {attempt} of release 3; its check fails, it reboots"):
+            marker = machine.wait_for_boot("3", "trial", str(attempt))
+            expect("slot of release 3", "A", marker.slot)
+            timeline.fact(f"serial port: release 3, slot A, trial boot, attempt {marker.attempt}")
+    with timeline.step("GRUB falls back to release 2"):
+        marker = machine.wait_for_boot("2")
+        expect("boot after the trial", ("B", "fallback"), (marker.slot, marker.boot))
+        expect("state of the system", "running", machine.settle())
+        tell(timeline, machine, marker, TWO)
+        boots = [(seen.release, seen.boot) for seen in machine.markers()]
+        story = [("1", "normal"), ("2", "trial"), *[("3", "trial")] * TRIES, ("2", "fallback")]
+        expect("boots that said so on the serial port", story, boots)
+        timeline.fact(f"release 3 was seen on the serial port exactly {TRIES} times")
+    with timeline.step("abupdate status tells what happened"):
+        expect_state(machine, "after the fallback", slot="B", good="xB", ustate=3, failed="A")
+        last = machine.status()["last_install"]
+        expect("outcome", ("3", "fallback"), (last["release"], last["outcome"]))
+        expect("the failing check in the cause", True, FAILURE in (last["cause"] or ""))
+    print()
+    print(machine.run("abupdate", "status").stdout)
+
+
+def main() -> int:
+    """Run the demo; the exit code."""
+    firmware = os.environ.get("FIRMWARE", "uefi")
+    if firmware not in ("uefi", "bios"):
+        print(f"FIRMWARE must be uefi or bios, found {firmware!r}.", file=sys.stderr)
+        return 2
+    timeline = Timeline()
+    try:
+        parts = build(timeline)
+        with tempfile.TemporaryDirectory(dir=cache.directory(), prefix=".demo-") as name:
+            play(timeline, parts, Path(name), cast(Firmware, firmware))
+    except (DifferentError, VMError, AbupdateError) as error:
+        print(f"\nThe demo failed after {timeline.elapsed:.0f} s.\n{error}", file=sys.stderr)
+        return 1
+    print(f"All as expected, in {timeline.elapsed:.0f} s ({firmware}).")
+    return 0
+
+
+def play(timeline: Timeline, parts: Parts, folder: Path, firmware: Firmware) -> None:
+    """The story, on a copy of the new device's disk."""
+    disk = device.copy(parts.disk, folder / "disk.img")
+    files = {f"{name}.bundle": path for name, path in parts.bundles.items()}
+    medium = make_medium(folder / "medium.img", files)
+    with VM([disk, Disk(medium, readonly=True)], firmware=firmware, accel=parts.accel) as vm:
+        machine = DeviceVM(vm)
+        release_one(timeline, machine)
+        update(timeline, machine)
+        fallback(timeline, machine)
+        with timeline.step("power off"):
+            machine.power_off()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Boots in a row: GRUB and userland take turns on one disk, as on a device.
+
+Userland's part is written by the real `Grubenv`, GRUB's by the real GRUB.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from abupdate.boot import state as boot_state
+from abupdate.boot.grubenv import BACKUP, PRIMARY, Grubenv
+from abupdate.boot.state import BootState
+from tests.grub.grubbox import Disk, boot
+
+TRIES, LIMIT = 3, 2
+
+
+class Device:
+    """A disk with a running system's view of its boot state."""
+
+    def __init__(self, disk: Disk, scratch: Path) -> None:
+        self.disk = disk
+        self._folder = scratch / "grub"
+        self._folder.mkdir()
+        self.serial = ""
+
+    def write(self, state: BootState, *, backup_first: bool = False) -> None:
+        """What userland does."""
+        self._fetch()
+        Grubenv(self._folder).write(state, backup_first=backup_first)
+        for name in (PRIMARY, BACKUP):
+            self.disk.write_boot(f"grub/{name}", (self._folder / name).read_bytes())
+
+    def state(self) -> BootState:
+        """What userland finds."""
+        self._fetch()
+        reading = Grubenv(self._folder).read()
+        assert reading.state is not None and reading.source == "primary", reading
+        assert reading.problems == ()
+        return reading.state
+
+    def start(self) -> str:
+        """Switch on once: which slot, how, and what the boot state then says."""
+        found = boot(self.disk)
+        self.serial += found.text
+        assert found.kernel == f"kernel-{found.arguments.slot}", found.text
+        state = self.state()
+        return f"{found.arguments.slot} {found.arguments.how} {state.ustate} {state.countdown}"
+
+    def install(self, target: str, booted: str) -> None:
+        """The two writes of an install."""
+        self.write(boot_state.begin(self.state(), target, booted), backup_first=True)
+        self.write(boot_state.arm(self.state(), target))
+
+    def _fetch(self) -> None:
+        for name in (PRIMARY, BACKUP):
+            if name in self.disk.list_boot("grub"):
+                (self._folder / name).write_bytes(self.disk.read_boot(f"grub/{name}"))
+
+
+def new_device(disk: Disk, scratch: Path, slot: str = "A", tries: int = TRIES) -> Device:
+    """A device whose only good system is in `slot`."""
+    device = Device(disk, scratch)
+    device.write(boot_state.rebuild(slot, slot, tries, LIMIT))
+    device.write(boot_state.acknowledge(device.state()))
+    return device
+
+
+@pytest.mark.parametrize(("old", "new"), [("A", "B"), ("B", "A")])
+@pytest.mark.row("S31")
+def test_trial_confirmed_and_fallback(disk: Disk, tmp_path: Path, old: str, new: str) -> None:
+    device = new_device(disk, tmp_path, old)
+    assert device.start() == f"{old} normal 0 1"
+    device.write(boot_state.healthy(device.state(), old, TRIES, LIMIT))
+    assert device.start() == f"{old} normal 0 1"
+
+    device.install(new, old)
+    assert device.start() == f"{new} trial 1 2"
+    assert device.start() == f"{new} trial 1 1"
+    device.write(boot_state.confirm(device.state(), new, TRIES, LIMIT))
+    assert device.start() == f"{new} normal 0 1"
+
+    device.install(old, new)
+    trace = [device.start() for _ in range(5)]
+    assert trace == [
+        f"{old} trial 1 2",
+        f"{old} trial 1 1",
+        f"{old} trial 1 0",
+        f"{new} fallback 3 1",
+        f"{new} normal 3 0",
+    ]
+    # Nobody called it healthy: its own boots are used up, and nothing else is good.
+    assert device.start() == "R rescue 3 0"
+
+
+@pytest.mark.row("S31")
+def test_rollback_confirms_the_other_slot(disk: Disk, tmp_path: Path) -> None:
+    device = new_device(disk, tmp_path)
+    device.install("B", "A")
+    assert device.start() == "B trial 1 2"
+    device.write(boot_state.confirm(device.state(), "B", TRIES, LIMIT))
+    device.write(boot_state.rollback(device.state(), "B"))
+    assert device.start() == "A trial 1 2"
+    device.write(boot_state.confirm(device.state(), "A", TRIES, LIMIT))
+    assert device.start() == "A normal 0 1"
+    assert device.state().good == "AB"
+
+
+def test_crash_looping_confirmed_slot(disk: Disk, tmp_path: Path) -> None:
+    """Both slots good, none ever healthy: each gets its boots, then rescue."""
+    device = new_device(disk, tmp_path)
+    device.install("B", "A")
+    device.start()
+    device.write(boot_state.confirm(device.state(), "B", TRIES, LIMIT))
+    trace = [device.start() for _ in range(5)]
+    assert trace == [
+        "B normal 0 1",
+        "B normal 0 0",
+        "A fallback 3 1",
+        "A normal 3 0",
+        "R rescue 3 0",
+    ]
+
+
+@pytest.mark.parametrize("value", ["0", "3", "2", "x", ""])
+@pytest.mark.row("S32")
+def test_no_switch_unless_installed(disk: Disk, tmp_path: Path, value: str) -> None:
+    device = new_device(disk, tmp_path)
+    device.install("B", "A")
+    armed = disk.read_boot(f"grub/{PRIMARY}")
+    disk.write_boot(f"grub/{PRIMARY}", armed.replace(b"ustate=1", f"ustate={value}".encode()))
+    for _ in range(2):
+        found = boot(disk)
+        assert found.kernel == "kernel-A", found.text
+
+
+def test_switch_when_installed(disk: Disk, tmp_path: Path) -> None:
+    """The other half of the one above: the very same state with ustate 1 does switch."""
+    device = new_device(disk, tmp_path)
+    device.install("B", "A")
+    assert boot(disk).kernel == "kernel-B"
+
+
+@pytest.mark.parametrize("tries", [1, 3, 9])
+@pytest.mark.row("S33")
+def test_bad_slot_boots_exactly_as_often_as_it_may(disk: Disk, tmp_path: Path, tries: int) -> None:
+    device = new_device(disk, tmp_path, tries=tries)
+    device.install("B", "A")
+    boots = [device.start()[0] for _ in range(tries + 2)]
+    assert boots == ["B"] * tries + ["A", "A"]
+    # What the kernels themselves said, not what GRUB or the state says.
+    assert device.serial.count("PROBE kernel=kernel-B") == tries
+    assert device.serial.count("PROBE kernel=kernel-A") == 2
+    assert device.state().failed == "B"
+
+
+def test_rescue_once(disk: Disk, tmp_path: Path) -> None:
+    device = new_device(disk, tmp_path)
+    device.write(boot_state.rescue_once(device.state()))
+    assert device.start() == "R rescue 0 2"
+    assert device.start() == "A normal 0 1"
+
+
+def test_second_install_replaces_the_armed_one(disk: Disk, tmp_path: Path) -> None:
+    """A cut after its `begin` boots the old slot; ended well, it has all its boots."""
+    device = new_device(disk, tmp_path)
+    device.install("B", "A")
+    device.write(boot_state.begin(device.state(), "B", "A"), backup_first=True)
+    assert device.start() == "A normal 0 1"
+    device.write(boot_state.arm(device.state(), "B"))
+    assert device.start() == "B trial 1 2"
+
+
+def test_backup_never_boots_the_trial(disk: Disk, tmp_path: Path) -> None:
+    device = new_device(disk, tmp_path)
+    device.install("B", "A")
+    disk.write_boot(f"grub/{PRIMARY}", None)
+    found = boot(disk)
+    assert (found.kernel, found.arguments.how) == ("kernel-A", "normal"), found.text

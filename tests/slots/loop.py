@@ -1,0 +1,59 @@
+"""Real ext4 filesystems on loop devices at an offset, as on a disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from abupdate.disk.filesystem import FEATURES
+
+OFFSET = 1 << 20
+
+
+def have_loop_devices() -> bool:
+    """Whether this process may make loop devices."""
+    return os.geteuid() == 0 and Path("/dev/loop-control").exists()
+
+
+def attach(image: Path, offset: int, size: int) -> Path:
+    """A loop device for a part of a file."""
+    done = subprocess.run(
+        ["losetup", "--find", "--show", "--offset", str(offset), "--sizelimit", str(size), image],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return Path(done.stdout.strip())
+
+
+def detach(device: Path) -> None:
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def make_ext4(device: Path, label: str) -> None:
+    subprocess.run(
+        ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", FEATURES, "-L", label, device],
+        check=True,
+    )
+
+
+@contextmanager
+def ext4(top: Path, size: int) -> Iterator[tuple[Path, Path]]:
+    """A mounted ext4 at an offset in a file: (mountpoint, image). The offset is `OFFSET`."""
+    image, mountpoint = top / "image", top / "mounted"
+    with image.open("wb") as file:
+        file.truncate(OFFSET + size)
+    mountpoint.mkdir()
+    device = attach(image, OFFSET, size)
+    try:
+        make_ext4(device, "newB")
+        subprocess.run(["mount", device, mountpoint], check=True)
+        try:
+            yield mountpoint, device
+        finally:
+            subprocess.run(["umount", mountpoint], check=True)
+    finally:
+        detach(device)

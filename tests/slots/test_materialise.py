@@ -1,0 +1,261 @@
+"""Commits onto real ext4: faithful over anything, and every difference is found."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+
+from abupdate.errors import NotTrustedError, SourceError
+from abupdate.events import Events
+from abupdate.store.capture import Captured, capture
+from abupdate.store.content import open_commit
+from abupdate.store.materialise import Written, materialise
+from abupdate.store.repository import Repository
+from abupdate.store.verify import compare
+from tests.slots import loop
+from tests.slots.rootfs import Node, build, make_rootfs, trees
+
+pytestmark = pytest.mark.skipif(
+    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
+)
+
+RELEASE = b"format = 1\n"
+
+
+@dataclass
+class Bench:
+    """A repository, and a mounted ext4 to materialise onto."""
+
+    top: Path
+    repository: Repository
+    slot: Path
+
+    def capture(self, source: Path) -> Captured:
+        return capture(source, self.repository, lambda _: RELEASE, Events(), subject="test")
+
+    def materialise(self, captured: Captured) -> Written:
+        with open_commit(self.repository, captured.commit, captured.manifest_sha256) as content:
+            return materialise(content, self.slot, Events())
+
+    def differences(self, captured: Captured) -> list[str]:
+        with open_commit(self.repository, captured.commit) as content:
+            return [str(difference) for difference in compare(self.slot, content, Events())]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    top = tmp_path_factory.mktemp("bench")
+    (top / "store.git").mkdir()
+    repository = Repository.create(top / "store.git")
+    with loop.ext4(top, 64 << 20) as (mountpoint, _):
+        yield Bench(top, repository, mountpoint)
+
+
+def rsync_finds(source: Path, target: Path) -> str:
+    """What an independent program finds different."""
+    return subprocess.run(
+        ["rsync", "-aHAXnc", "--delete", "--itemize-changes", "--modify-window=-1",
+         "--exclude=/.abupdate", "--exclude=/lost+found", f"{source}/", target],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.row("S24")
+def test_what_git_alone_would_lose_survives(bench: Bench) -> None:
+    source = make_rootfs(bench.top / "faithful", "1")
+    captured = bench.capture(source)
+    bench.materialise(captured)
+    assert bench.differences(captured) == []
+    assert rsync_finds(source, bench.slot) == ""
+    slot = bench.slot
+    assert (slot / "usr/bin/su").stat().st_mode & 0o7777 == 0o4755
+    assert "cap_net_raw" in subprocess.getoutput(f"getcap {slot}/usr/bin/ping")
+    assert "user:1234:r--" in subprocess.getoutput(f"getfacl -p -n {slot}/etc/acl")
+    assert (slot / "usr/bin/tool").stat().st_ino == (slot / "usr/bin/tool-again").stat().st_ino
+    assert (slot / "etc/.gitattributes").read_text() == "* text=auto eol=crlf\n"
+    assert (slot / "etc/release").stat().st_uid == 1000
+    assert (slot / "dev/null").stat().st_rdev == os.makedev(1, 3)
+    assert (slot / "empty/inside").is_dir()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    # A slow example that fails would be shrunk for many minutes; it is small as it is.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+@given(before=trees, after=trees)
+@example(
+    before=[],
+    after=[("file", b"a", 0o644, 0, b"", False, 0), ("hard link", b"b/b", 0o644, 0, b"", False, 0)],
+)
+def test_any_tree_over_any_other(bench: Bench, before: list[Node], after: list[Node]) -> None:
+    for leftover in bench.slot.iterdir():
+        if leftover.name != "lost+found":
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else (
+                leftover.unlink()
+            )
+    source = bench.top / "random"
+    shutil.rmtree(source, ignore_errors=True)
+    build(bench.slot, before)
+    build(source, after)
+    captured = bench.capture(source)
+    bench.materialise(captured)
+    assert bench.differences(captured) == []
+    assert rsync_finds(source, bench.slot) == ""
+    again = bench.materialise(captured)
+    assert (again.files, again.bytes) == (0, 0)
+    assert bench.differences(captured) == []
+
+
+def test_only_what_differs_is_written(bench: Bench) -> None:
+    first = bench.capture(make_rootfs(bench.top / "first", "1"))
+    second = bench.capture(make_rootfs(bench.top / "second", "2"))
+    bench.materialise(first)
+    written = bench.materialise(second)
+    assert bench.differences(second) == []
+    changed = (bench.top / "second/usr/bin/tool").stat().st_size + len("release 2\n")
+    assert written.bytes == changed
+    assert written.kept > 5
+
+
+def write_inside(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"X")
+
+
+TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "content": (lambda top: write_inside(top / "usr/bin/tool"), "usr/bin/tool: content differs"),
+    "owner": (lambda top: os.chown(top / "etc/release", 0, 0), "etc/release: owner 1000:1001"),
+    "mode": (lambda top: (top / "usr/bin/su").chmod(0o755), "usr/bin/su: mode 4755 expected"),
+    "capability": (
+        lambda top: subprocess.run(["setcap", "-r", top / "usr/bin/ping"], check=True),
+        "usr/bin/ping: attributes differ: security.capability",
+    ),
+    "attribute": (
+        lambda top: os.setxattr(top / "etc/release", "user.x", b"1"),
+        "etc/release: attributes differ: user.x",
+    ),
+    "extra file": (lambda top: (top / "etc/extra").touch(), "etc/extra: is not in the release"),
+    "empty folder gone": (
+        lambda top: (top / "empty/inside").rmdir(),
+        "empty/inside: is missing",
+    ),
+    "hard link split": (
+        lambda top: shutil.copy2(top / "usr/bin/tool", top / "x").rename(
+            top / "usr/bin/tool-again"
+        ),
+        "usr/bin/tool-again: should be a hard link to usr/bin/tool",
+    ),
+    "link target": (
+        lambda top: (
+            (top / "usr/bin/sh").unlink(),
+            (top / "usr/bin/sh").symlink_to("/bin/evil"),
+        ),
+        "usr/bin/sh: content differs",
+    ),
+    "device number": (
+        lambda top: (
+            (top / "dev/null").unlink(),
+            os.mknod(top / "dev/null", 0o020666, os.makedev(1, 5)),
+        ),
+        "dev/null: time differs; device (1, 3) expected, (1, 5) found",
+    ),
+    "time": (lambda top: os.utime(top / "etc/release", (1, 1)), "etc/release: time differs"),
+    "its own manifest": (
+        lambda top: write_inside(top / ".abupdate/manifest"),
+        ".abupdate/manifest: content differs",
+    ),
+}
+
+
+@pytest.mark.row("S22")
+@pytest.mark.parametrize("what", TAMPERED)
+def test_every_difference_is_named_and_mended(bench: Bench, what: str) -> None:
+    source = bench.top / "sound"
+    if not source.exists():
+        make_rootfs(source, "1")
+    captured = bench.capture(source)
+    bench.materialise(captured)
+    change, says = TAMPERED[what]
+    change(bench.slot)
+    found = bench.differences(captured)
+    assert any(line.startswith(says) for line in found), found
+    bench.materialise(captured)
+    assert bench.differences(captured) == []
+    assert rsync_finds(source, bench.slot) == ""
+
+
+def test_a_tar_and_its_directory_give_the_same_commit(bench: Bench) -> None:
+    source = make_rootfs(bench.top / "as-tar", "3")
+    tar = bench.top / "rootfs.tar"
+    subprocess.run(
+        ["tar", "--format=pax", "--xattrs", "--xattrs-include=*", "--numeric-owner",
+         "-C", source, "-cf", tar, "."],
+        check=True,
+    )  # fmt: skip
+    from_tar, from_directory = bench.capture(tar), bench.capture(source)
+    assert from_tar.commit == from_directory.commit
+    assert from_tar.warnings == ()
+    with tar.open("rb") as stream:
+        streamed = capture(stream, bench.repository, lambda _: RELEASE, Events(), subject="test")
+    assert streamed.commit == from_tar.commit
+
+
+def test_what_a_tar_cannot_say_is_refused_or_warned_about(bench: Bench, tmp_path: Path) -> None:
+    source = make_rootfs(tmp_path / "source", "1")
+    gnu = tmp_path / "gnu.tar"
+    subprocess.run(["tar", "--format=gnu", "-C", source, "-cf", gnu, "."], check=True)
+    assert "already lost" in bench.capture(gnu).warnings[0]
+    text = tmp_path / "text.tar"
+    text.write_text("not a tar\n" * 1000)
+    with pytest.raises(SourceError, match="cannot be read"):
+        bench.capture(text)
+    acl = tmp_path / "acl.tar"
+    subprocess.run(["tar", "--format=pax", "--acls", "-C", source, "-cf", acl, "."], check=True)
+    with pytest.raises(SourceError, match="ACL that the tar holds as text"):
+        bench.capture(acl)
+    flat = tmp_path / "flat.tar"
+    subprocess.run(["tar", "-C", source, "-cf", flat, "usr/bin/tool"], check=True)
+    with pytest.raises(SourceError, match="no entry for its folder"):
+        bench.capture(flat)
+
+
+def test_a_reserved_name_is_refused(bench: Bench, tmp_path: Path) -> None:
+    source = make_rootfs(tmp_path / "source", "1")
+    (source / ".abupdate").mkdir()
+    with pytest.raises(SourceError, match="reserved"):
+        bench.capture(source)
+
+
+def test_a_store_that_lies_is_caught(bench: Bench, tmp_path: Path) -> None:
+    captured = bench.capture(make_rootfs(tmp_path / "source", "9"))
+    with (
+        pytest.raises(NotTrustedError, match="signature covers the manifest"),
+        open_commit(bench.repository, captured.commit, "0" * 64),
+    ):
+        pass
+    # The same tree under a commit that claims another manifest: other bytes under good names.
+    lying = tmp_path / "lying.git"
+    lying.mkdir()
+    other = Repository.create(lying, alternates=bench.repository.path / "objects")
+    listing = other.git("ls-tree", "-r", "-t", captured.commit).stdout.decode()
+    blob = next(line.split()[2] for line in listing.splitlines() if line.endswith("etc/release"))
+    evil = other.write_object("blob", b"evil 9!!!\n")
+    folder = lying / "objects" / blob[:2]
+    folder.mkdir(exist_ok=True)
+    shutil.copy(lying / "objects" / evil[:2] / evil[2:], folder / blob[2:])
+    with open_commit(other, captured.commit, captured.manifest_sha256) as content:
+        entry = next(item for item in content.entries() if item.path == b"etc/release")
+        with pytest.raises(NotTrustedError, match="etc/release"):
+            for _, chunks in content.blobs([entry]):
+                b"".join(chunks)
