@@ -102,9 +102,8 @@ class Agent:
         while True:
             message = self._next(deadline, f"no answer to {' '.join(argv)!r}")
             if "hello" in message:
-                raise VMError(
-                    f"the guest rebooted during {' '.join(argv)!r}\n{self._serial.tail()}"
-                )
+                tail = self._serial.tail()
+                raise VMError(f"the guest rebooted during {' '.join(argv)!r}\n{tail}")
             if message.get("id") == self._number:
                 break
         if message["code"] is None:

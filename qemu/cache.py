@@ -1,8 +1,8 @@
 """Built parts in one ignored folder: each under the hash of what it was made from.
 
 A part is built under a temporary name and renamed when it is complete, so a
-run that was stopped leaves nothing half-made behind. Of each kind the parts
-used last are kept.
+run that was stopped leaves nothing half-made behind. Each kind has a folder, in which the
+parts used last are kept.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ def cached(kind: str, inputs: Iterable[object], suffix: str, build: Callable[[Pa
     for value in inputs:
         text = tree_hash(value) if isinstance(value, Path) else repr(value)
         key.update(text.encode() + b"\0")
-    path = directory() / f"{kind}-{key.hexdigest()[:16]}{suffix}"
+    path = directory() / kind / f"{key.hexdigest()[:16]}{suffix}"
+    path.parent.mkdir(exist_ok=True)
     with _locked(path):
         if not path.exists():
-            temporary = path.with_name(f"{path.name}.new")
+            temporary = path.with_name(f".{path.name}.new")
             _remove(temporary)
             build(temporary)
             temporary.rename(path)
-            _prune(kind, suffix, path)
+            _prune(path)
         os.utime(path)
     return path
 
@@ -69,8 +70,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _prune(kind: str, suffix: str, newest: Path) -> None:
-    found = [path for path in directory().glob(f"{kind}-*{suffix}") if path != newest]
+def _prune(newest: Path) -> None:
+    found = [path for path in newest.parent.iterdir() if path.name[0] != "." and path != newest]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in found[KEEP - 1 :]:
         _remove(path)

@@ -6,29 +6,25 @@ tried three times, and GRUB falls back to 2. What ran is read from what the
 releases print on the serial port, from `uname`, `dpkg` and `/proc/cmdline`,
 not from `abupdate status` alone. The exit code is 1 when anything differs.
 
-FIRMWARE=bios does the same with SeaBIOS.
+`--console` (`make vm`) leaves the story out and gives a console to log in to.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import cache
 import device
 import guest
-import publisher
-from demo_releases import FAILURE, ONE, THREE, TWO
+import vm_console
+from demo_parts import FAILURE, ONE, TWO, Parts, Timeline, build
 from device_vm import DeviceVM, Marker, make_medium
 from serial_console import VMError
-from vm import VM, Disk, Firmware, accelerator
+from vm import VM, Disk, Firmware
 
 from abupdate.errors import AbupdateError
 
@@ -43,69 +39,6 @@ def expect(what: str, expected: object, found: object) -> None:
     """Raise `DifferentError` unless the two are equal."""
     if expected != found:
         raise DifferentError(f"{what}: expected {expected!r}, found {found!r}")
-
-
-class Timeline:
-    """Steps with their seconds, on the terminal."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._facts: list[str] = []
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it began."""
-        return time.monotonic() - self._start
-
-    @contextmanager
-    def step(self, text: str) -> Iterator[None]:
-        """One step: its line with its seconds, then the facts that it showed."""
-        begin = self.elapsed
-        print(f"{begin:6.1f} s  {text:<64}", end="", flush=True)
-        try:
-            yield
-        except BaseException:
-            print("   FAILED", flush=True)
-            raise
-        finally:
-            facts, self._facts = self._facts, []
-        print(f" {self.elapsed - begin:6.1f} s", flush=True)
-        for fact in facts:
-            print(f"{'':>10}- {fact}", flush=True)
-
-    def fact(self, text: str) -> None:
-        """Something that was seen in this step."""
-        self._facts.append(text)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the publisher made."""
-
-    disk: Path
-    bundles: dict[str, Path]
-    accel: str
-
-
-def build(timeline: Timeline) -> Parts:
-    """The releases, their bundles, and the disk of a new device."""
-    with timeline.step("build and sign releases 1, 2 and 3"):
-        series = publisher.publish([ONE, TWO, THREE])
-    with timeline.step("bundles: 1 in full, 2 as a delta to 1, 3 as a delta to 2"):
-        bundles = {
-            "1": series.bundle("1"),
-            "2": series.bundle("2", since=["1"]),
-            "3": series.bundle("3", since=["2"]),
-        }
-        for name, path in bundles.items():
-            timeline.fact(f"bundle {name}: {path.stat().st_size / 1e6:.2f} MB")
-    with timeline.step("disk of a new device, release 1 in slot A"):
-        signers = publisher.key().allowed_signers
-        disk = device.build(bundles["1"], signers)
-    with timeline.step("look for an accelerator that works"):
-        accel = accelerator(guest.kernel(guest.build(ONE, signers.read_text())))
-        timeline.fact(accel)
-    return Parts(disk, bundles, accel)
 
 
 def tell(timeline: Timeline, machine: DeviceVM, marker: Marker, release: guest.Release) -> None:
@@ -200,19 +133,26 @@ def fallback(timeline: Timeline, machine: DeviceVM) -> None:
 
 def main() -> int:
     """Run the demo; the exit code."""
+    parser = argparse.ArgumentParser(description="An update and a fallback in a virtual machine.")
     firmware = os.environ.get("FIRMWARE", "uefi")
-    if firmware not in ("uefi", "bios"):
-        print(f"FIRMWARE must be uefi or bios, found {firmware!r}.", file=sys.stderr)
-        return 2
+    parser.add_argument("--firmware", choices=("uefi", "bios"), default=firmware)
+    parser.add_argument("--console", action="store_true", help="a console to log in to, no story")
+    parser.add_argument("--display", default="none", help="with --console: gtk, sdl, vnc=…")
+    arguments = parser.parse_args()
     timeline = Timeline()
     try:
+        if os.geteuid() != 0:
+            raise DifferentError("Making root filesystems needs root: run it with sudo.")
         parts = build(timeline)
         with tempfile.TemporaryDirectory(dir=cache.directory(), prefix=".demo-") as name:
-            play(timeline, parts, Path(name), cast(Firmware, firmware))
+            if arguments.console:
+                firmware, display = arguments.firmware, arguments.display
+                return vm_console.run(parts, Path(name), firmware, display)
+            play(timeline, parts, Path(name), arguments.firmware)
     except (DifferentError, VMError, AbupdateError) as error:
-        print(f"\nThe demo failed after {timeline.elapsed:.0f} s.\n{error}", file=sys.stderr)
+        print(f"\nFailed after {timeline.elapsed:.0f} s.\n{error}", file=sys.stderr)
         return 1
-    print(f"All as expected, in {timeline.elapsed:.0f} s ({firmware}).")
+    print(f"All as expected, in {timeline.elapsed:.0f} s ({arguments.firmware}).")
     return 0
 
 

@@ -41,10 +41,11 @@ FULL_KERNEL = "linux-image-amd64"
 
 SUITE = "trixie"
 PACKAGES = (
-    "busybox,e2fsprogs,git,grub-common,initramfs-tools,kmod,login,openssh-client,passwd,"
-    "python3,python3-parted,python3-pydantic,python3-pyudev,python3-rich,python3-sh,"
-    "python3-typer,sudo,systemd,systemd-sysv,udev,zstd"
-).split(",")
+    *("busybox", "e2fsprogs", "git", "grub-common", "initramfs-tools", "kmod", "login"),
+    *("openssh-client", "passwd", "python3", "python3-parted", "python3-pydantic"),
+    *("python3-pyudev", "python3-rich", "python3-sh", "python3-typer", "sudo", "systemd"),
+    *("systemd-sysv", "udev", "zstd"),
+)
 
 # What a test guest never opens: documentation, and drivers of hardware that no
 # virtual machine has. dpkg leaves them out before depmod runs.
@@ -71,6 +72,15 @@ EXCLUDED = (
 
 # Every release: the serial console, and a reboot instead of a hang.
 CMDLINE = "console=tty0 console=ttyS0 quiet loglevel=4 panic=5 oops=panic mitigations=off"
+
+_COMMAND = """\
+#!/usr/bin/python3 -I
+import sys
+
+from abupdate.cli.main import main
+
+sys.exit(main())
+"""
 
 _MMDEBSTRAP_SECONDS = 1800.0
 
@@ -203,18 +213,15 @@ def _unpack_wheel(stage: Path) -> None:
         for name in ("pyproject.toml", "README.md"):
             if (cache.PROJECT / name).exists():
                 shutil.copy(cache.PROJECT / name, source)
-        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", out]
-        if importlib.util.find_spec("wheel"):
-            words.append("--no-build-isolation")
-        run([*words, source], timeout=300, env={"HOME": temporary, **_pip_settings()})
+        isolation = ["--no-build-isolation"] if importlib.util.find_spec("wheel") else []
+        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *isolation]
+        run([*words, "-w", out, source], timeout=300, env={"HOME": temporary, **_pip_settings()})
         (wheel,) = out.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(stage / "usr/lib/python3/dist-packages")
     command = stage / "usr/bin/abupdate"
     command.parent.mkdir()
-    command.write_text(
-        "#!/usr/bin/python3 -I\nimport sys\n\nfrom abupdate.cli.main import main\n\nsys.exit(main())\n"
-    )
+    command.write_text(_COMMAND)
     command.chmod(0o755)
 
 
@@ -225,13 +232,11 @@ def _pip_settings() -> dict[str, str]:
 def _write_release(release: Release, system: Path, path: Path) -> None:
     """Layer 3: the system's tar with this release's files in it, nothing else touched."""
     with tarfile.open(system) as source, tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
-        added = _release_files(release, source)
-        waiting = dict(added)
+        waiting = _release_files(release, source)
         for member in source:
-            name = member.name.removeprefix("./")
-            if name in waiting:
-                member = _member(member.name, waiting.pop(name), member.mtime)
-                out.addfile(member, io.BytesIO(added[name]))
+            content = waiting.pop(member.name.removeprefix("./"), None)
+            if content is not None:
+                out.addfile(_member(member.name, content, member.mtime), io.BytesIO(content))
             else:
                 out.addfile(member, source.extractfile(member) if member.isreg() else None)
         for name, content in sorted(waiting.items()):

@@ -101,15 +101,30 @@ def make_ext4(path: Path, size: int, label: str, content: Path | None = None) ->
     if content is not None:
         words += ["-d", str(content)]
     run([*words, path], timeout=_MAKE_SECONDS)
+    if content is not None:
+        _set_root(path, content.stat())
     run(["e2fsck", "-fn", path], timeout=_MAKE_SECONDS)
+
+
+def _set_root(path: Path, like: os.stat_result) -> None:
+    """Owner, mode and time of the root folder, which `mke2fs -d` leaves as it made them."""
+    fields = {
+        "mode": f"0{like.st_mode:o}",
+        "uid": like.st_uid,
+        "gid": like.st_gid,
+        "mtime": f"@{like.st_mtime_ns // 10**9}",
+        "mtime_extra": (like.st_mtime_ns % 10**9) << 2,
+    }
+    lines = "".join(f"set_inode_field <2> {name} {value}\n" for name, value in fields.items())
+    run(["debugfs", "-w", "-f", "-", path], stdin=lines.encode())
 
 
 def make_vfat(path: Path, size: int, content: Path, sector: int) -> None:
     """The ESP's filesystem in a file, with the files of a folder."""
     with path.open("wb") as file:
         file.truncate(size)
-    words = ["mformat", "-i", path, "-M", str(sector), "-T", str(size // sector), "-v", BOOT_LABEL]
-    run([*words, "::"])
+    geometry = ("-M", str(sector), "-T", str(size // sector))
+    run(["mformat", "-i", path, *geometry, "-v", BOOT_LABEL, "::"])
     run(["mcopy", "-i", path, "-s", *sorted(content.iterdir()), "::"])
 
 
@@ -117,9 +132,10 @@ def copy_sparse(source: Path, target: Path, offset: int) -> None:
     """Copy a file into another one at `offset`; holes stay holes."""
     with source.open("rb", buffering=0) as reader, target.open("r+b", buffering=0) as writer:
         for start, end in _data(reader.fileno()):
-            os.lseek(writer.fileno(), offset + start, os.SEEK_SET)
-            while start < end:
-                start += os.sendfile(writer.fileno(), reader.fileno(), start, end - start)
+            position = os.lseek(writer.fileno(), offset + start, os.SEEK_SET) - offset
+            while position < end:
+                left = end - position
+                position += os.sendfile(writer.fileno(), reader.fileno(), position, left)
 
 
 def _data(fd: int) -> Iterator[tuple[int, int]]:

@@ -5,15 +5,18 @@ Each command imports what it needs when it runs.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from abupdate.errors import SourceError, UsageError
+from abupdate.errors import NoSpaceError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from abupdate.release.metadata import Version
@@ -46,11 +49,13 @@ def keygen(
     from abupdate.release.signers import check_principal
 
     check_principal(name)
-    out.mkdir(parents=True, exist_ok=True)
-    line = generate_key(out / name, name, _terminal(required=True) if passphrase else None)
+    terminal = _terminal(required=True) if passphrase else None
     signers = out / "allowed_signers"
-    with signers.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
+    with _told_files():
+        out.mkdir(parents=True, exist_ok=True)
+        line = generate_key(out / name, name, terminal)
+        with signers.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
     print(line)
     _tell(f"The private key is {out / name}; whoever has it can sign releases.")
     _tell(f"Put {signers} into the root filesystem as /usr/lib/abupdate/allowed_signers.")
@@ -75,7 +80,7 @@ def commit(
     input gives the same commit. SOURCE_DATE_EPOCH dates it, else its newest
     file. The repository is made when it is missing:
 
-        abupdate publish commit rootfs.tar --repo releases.git --version 2 --compatible gateway
+        abupdate publish commit root.tar --repo r.git --version 2 --compatible gw
 
     The commit waits at refs/abupdate/commits/VERSION until it is signed.
     """
@@ -90,9 +95,9 @@ def commit(
     )
     source = _rootfs(rootfs)
     date = _source_date()
-    repository = publisher.open_repository(repo, create=True)
     events = terminal_events()
-    with events.step("commit", "Commit the root filesystem"):
+    with _told_files(), events.step("commit", "Commit the root filesystem"):
+        repository = publisher.open_repository(repo, create=True)
         captured = publisher.commit(repository, source, description, events, date)
     for warning in captured.warnings:
         events.warning(warning)
@@ -117,7 +122,7 @@ def sign(
 
     Every byte is read once more before. A version is signed once:
 
-        abupdate publish sign --repo releases.git --version 2 --key keys/release
+        abupdate publish sign --repo r.git --version 2 --key keys/release
     """
     from abupdate.release import publisher
 
@@ -143,14 +148,15 @@ def bundle(
 
     Without --since it brings everything; a delta brings what the older release lacks:
 
-        abupdate publish bundle --repo releases.git --version 2 --since 1 -o gateway-2.bundle
+        abupdate publish bundle --repo r.git --version 2 --since 1 -o gw-2.bundle
     """
     from abupdate.release import bundle as bundles
     from abupdate.release import publisher
 
     repository = publisher.open_repository(repo)
     older = [_version(text) for text in since or []]
-    header = bundles.create(repository, _version(version), older, output)
+    with _told_files():
+        header = bundles.create(repository, _version(version), older, output)
     print(f"bundle    {output}, {output.stat().st_size} bytes")
     print(f"release   {version}, tag {header.tag_oid}")
     for oid, comment in header.prerequisites:
@@ -172,7 +178,7 @@ def verify(
 ) -> None:
     """Check a bundle as a device does: signature, shape, and every byte.
 
-    abupdate publish verify gateway-2.bundle --allowed-signers keys/allowed_signers
+    abupdate publish verify gw-2.bundle --allowed-signers keys/allowed_signers
     """
     from abupdate.cli.show import terminal_events
     from abupdate.release import publisher
@@ -195,7 +201,7 @@ def verify(
 def log(repo: Repo) -> None:
     """List the releases of a repository, the highest version first.
 
-        abupdate publish log --repo releases.git
+        abupdate publish log --repo r.git
 
     It tells which key signed each, and does not verify the signatures.
     """
@@ -208,6 +214,20 @@ def log(repo: Repo) -> None:
         key = listed.tag.signature.fingerprint
         day = _day(listed.tag.tagger_time)
         print(f"{listed.version!s:<16} {listed.commit[:12]}  {day}  {listed.tag.compatible}  {key}")
+
+
+@contextmanager
+def _told_files() -> Iterator[None]:
+    """A file that cannot be read or written is the user's to correct, not a bug."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        where = f"{error.filename}: {error.strerror}."
+        if error.errno == errno.ENOSPC:
+            raise NoSpaceError(where, "Free space on that disk.") from error
+        raise UsageError(where, "Is the path right, and may you write there?") from error
 
 
 def _version(text: str) -> Version:

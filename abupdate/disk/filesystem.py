@@ -185,6 +185,12 @@ def refuse_if_mounted(device: Path) -> None:
             )
 
 
+def unmount_leftover(target: Path) -> None:
+    """Unmount what a killed run of ours left at `target`; the caller holds the lock."""
+    if any(entry.target == str(target) for entry in mounts()):
+        run(["umount", target], timeout=_CHECK_SECONDS)
+
+
 @contextmanager
 def mounted(device: Path, target: Path, options: str) -> Iterator[Path]:
     """Mount an ext4 at `target` (made when missing) for the time of the block."""

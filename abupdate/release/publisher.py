@@ -49,8 +49,12 @@ class Description:
     floor: Version | None = None
     min_from: Version | None = None
 
+    def __post_init__(self) -> None:
+        # Refused here, and not after minutes of capturing.
+        self.release_toml(Totals(0, 0, 0, 0), 0)
+
     def release_toml(self, totals: Totals, created: int | None) -> ReleaseToml:
-        """The whole description; `created` (seconds since the epoch) defaults to the newest file."""
+        """All of it; `created` (seconds since the epoch) defaults to the newest file's time."""
         return ReleaseToml(
             version=self.version,
             compatible=self.compatible,
@@ -95,7 +99,7 @@ def open_repository(path: Path, *, create: bool = False) -> Repository:
         )
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} is neither empty nor a git repository.", "Choose another folder.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     return Repository.create(path)
 
 
@@ -112,8 +116,6 @@ def commit(
     file's). The same content again is fine; other content for a version that
     is signed raises `RefusedError`.
     """
-    # Fails here and not after minutes of capturing.
-    description.release_toml(Totals(0, 0, 0, 0), date)
     version = description.version
 
     def describe(totals: Totals) -> bytes:
@@ -193,7 +195,7 @@ def check_bundle(
         store = Repository.create(
             Path(folder) / "store.git",
             object_format=header.object_format,
-            alternates=base and base.path.absolute() / "objects",
+            alternates=base.path.absolute() / "objects" if base else None,
         )
         with _opened(bundle) as file, receive(file, store, limit, events, limit) as received:
             verified = verify(received.raw_tag, received.version, trust, 0)

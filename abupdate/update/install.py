@@ -124,6 +124,7 @@ def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
         raise RefusedError("This is rescue; `install` works from slot A or B.")
     slot = booted.slot.other
     partition = other_partition(booted, slot)
+    filesystem.unmount_leftover(machine.mountpoint)
     filesystem.refuse_if_mounted(partition.device)
     boot.begin(machine.boot_state(), slot, booted.slot)
     return booted, slot, partition
@@ -163,12 +164,11 @@ def _write(
         _begin(machine, booted, slot)
         _record_slot(machine, slot, SlotState.WRITING, release)
         _relabel_unfinished(device, slot)
-    mountpoint = machine.paths.runtime / "slot"
     with open_commit(machine.store(), release.commit, release.manifest_sha256) as content:
         with events.step("write", f"Write release {release.version}"):
-            written = _materialise(content, device, mountpoint, events)
+            written = _materialise(content, device, machine.mountpoint, events)
         with events.step("verify", "Read it back from the disk"):
-            _read_back(content, device, mountpoint, events)
+            _read_back(content, device, machine.mountpoint, events)
     with events.step("etc", "Carry /etc changes over"):
         etc.carry_over(machine.paths.data, booted.slot, slot)
     with events.step("mark", f"Mark slot {slot} complete"):

@@ -60,6 +60,11 @@ class Machine:
         """Slot records, intent and history."""
         return Records(self.paths.state)
 
+    @property
+    def mountpoint(self) -> Path:
+        """Where a job mounts the slot that it works on."""
+        return self.paths.runtime / "slot"
+
     def grubenv(self) -> Grubenv:
         """The boot state on the ESP, made writable only for a write."""
         from abupdate.disk.filesystem import writable

@@ -48,13 +48,14 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
         device, running = partition.device, wanted == booted.slot
         # The running slot cannot be unmounted, and so is read through the cache.
         options = _READ_OPTIONS if running else f"{_READ_OPTIONS},noload"
+        filesystem.unmount_leftover(machine.mountpoint)
         if not running:
             filesystem.refuse_if_mounted(device)
             filesystem.drop_cache(device)
         with (
             open_commit(machine.store(), record.commit, record.manifest_sha256) as content,
             events.step("verify", f"Read slot {wanted}"),
-            filesystem.mounted(device, machine.paths.runtime / "slot", options) as mountpoint,
+            filesystem.mounted(device, machine.mountpoint, options) as mountpoint,
         ):
             differences = compare(mountpoint, content, events)
         if differences:

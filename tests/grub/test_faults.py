@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from abupdate.boot.grubenv import LostError, decode, encode
-from abupdate.boot.state import BootState, Ustate, arm, backup_of, begin, provision
+from abupdate.boot.state import BootState, Ustate, arm, backup_of, begin, provision, rescue_once
 from tests.grub.grubbox import Booted, Disk, Firmware, assert_booted, boot
 
 ARMED = arm(begin(provision(3, 8), "B", "A"), "B")
@@ -149,6 +149,12 @@ def test_grub_cannot_write(disk: Disk, firmware: Firmware) -> None:
     assert decode(disk.read_boot("grub/grubenv")) == ARMED
 
 
+def test_rescue_once_that_cannot_be_cleared(disk: Disk) -> None:
+    """It would be rescue for ever."""
+    put(disk, rescue_once(provision(3, 8)))
+    assert_booted(boot(disk, readonly=True), disk, "A", "normal")
+
+
 def test_nothing_boots_restarts_the_machine(disk: Disk) -> None:
     put(disk, ARMED)
     for slot in "RAB":
@@ -160,7 +166,7 @@ def test_nothing_boots_restarts_the_machine(disk: Disk) -> None:
 def test_no_configuration_restarts_the_machine(disk: Disk) -> None:
     disk.write_boot("grub/grub.cfg", None)
     found = boot(disk, fast_clock=True)
-    assert found.kernel is None and "no grub/grub.cfg" in found.text
+    assert found.kernel is None and "grub.cfg is missing" in found.text
 
 
 @pytest.mark.parametrize("firmware", ["bios", "uefi"])

@@ -17,24 +17,26 @@ from abupdate.boot import state as boot
 from abupdate.boot.grubenv import Grubenv
 from abupdate.cli.main import main
 from abupdate.config import Paths
-from abupdate.disk.filesystem import FEATURES, read_superblock
+from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import BootDisk, Partition, Slot
+from abupdate.events import Events
+from abupdate.release.bundle import receive
+from abupdate.release.tag import parse_tag
 from abupdate.run import Sandbox
+from abupdate.store.content import open_commit
+from abupdate.store.materialise import materialise
 from abupdate.store.repository import Repository
+from abupdate.update.records import SlotRecord, SlotState
 from abupdate.update.slots import Machine
+from tests.slots import loop
+from tests.slots.rootfs import PRODUCT, make_rootfs
 
 SLOT_SIZE = 48 << 20
 NOBODY = "65534"
-PRODUCT = "testbox"
 PARTUUIDS = {
     Slot.A: "aaaaaaaa-0000-4000-8000-00000000000a",
     Slot.B: "bbbbbbbb-0000-4000-8000-00000000000b",
 }
-
-
-def have_loop_devices() -> bool:
-    """Whether this process may make loop devices."""
-    return os.geteuid() == 0 and Path("/dev/loop-control").exists()
 
 
 @dataclass
@@ -108,8 +110,8 @@ class Device:
         for mountpoint in (self.paths.runtime / "slot", self.paths.root):
             if os.path.ismount(mountpoint):
                 subprocess.run(["umount", mountpoint], check=True)
-        for loop in self.loops.values():
-            subprocess.run(["losetup", "--detach", loop], check=True)
+        for device in self.loops.values():
+            loop.detach(device)
         shutil.rmtree(self.top)
 
 
@@ -125,29 +127,19 @@ def make_device(top: Path) -> Device:
     bundle = make_release(device, rootfs, "1")
     _make_store(device)
     Grubenv(device.paths.esp / "grub").write(boot.provision(tries=3, limit=8))
-    _fill_running_slot(device, rootfs)
+    _fill_first_slot(device, bundle)
     device.boot(Slot.A, "normal")
-    _install_first_release(device, bundle)
     return device
 
 
 def _make_slots(device: Device) -> None:
     disk = device.top / "disk"
-    offset = 1 << 20
     with disk.open("wb") as file:
-        file.truncate(offset + 2 * SLOT_SIZE)
+        file.truncate(loop.OFFSET + 2 * SLOT_SIZE)
     for number, slot in enumerate(Slot):
-        loop = subprocess.run(
-            ["losetup", "--find", "--show", "--offset", str(offset + number * SLOT_SIZE),
-             "--sizelimit", str(SLOT_SIZE), disk],
-            check=True, capture_output=True, text=True,
-        ).stdout.strip()  # fmt: skip
-        device.loops[slot] = Path(loop)
+        device.loops[slot] = loop.attach(disk, loop.OFFSET + number * SLOT_SIZE, SLOT_SIZE)
         label = slot.label if slot is Slot.A else slot.unfinished_label
-        subprocess.run(
-            ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", FEATURES, "-L", label, loop],
-            check=True,
-        )
+        loop.make_ext4(device.loops[slot], label)
 
 
 def _make_store(device: Device) -> None:
@@ -162,38 +154,22 @@ def _make_store(device: Device) -> None:
     Repository.create(store, sandbox=Sandbox(NOBODY))
 
 
-def _fill_running_slot(device: Device, rootfs: Path) -> None:
-    mountpoint = device.top / "fill"
-    mountpoint.mkdir()
-    subprocess.run(["mount", device.loops[Slot.A], mountpoint], check=True)
-    subprocess.run(["cp", "-a", f"{rootfs}/.", mountpoint], check=True)
-    subprocess.run(["umount", mountpoint], check=True)
-
-
-def _install_first_release(device: Device, bundle: Path) -> None:
-    """Slot A is filled by hand; its record says so, as provisioning will."""
-    (device.top / "release1.bundle").write_bytes(bundle.read_bytes())
-
-
-def make_rootfs(top: Path, version: str) -> Path:
-    """A small root filesystem with everything that git alone would lose."""
-    for folder in ("usr/bin", "usr/lib/abupdate/required.d", "etc", "boot", "empty/inside", "dev"):
-        (top / folder).mkdir(parents=True)
-    (top / "usr/lib/abupdate/config.toml").write_text(f'[device]\ncompatible = "{PRODUCT}"\n')
-    (top / "etc/release").write_text(f"release {version}\n")
-    (top / "usr/bin/tool").write_bytes(os.urandom(300_000) if version != "1" else b"tool" * 50_000)
-    (top / "usr/bin/su").write_text("setuid\n")
-    (top / "usr/bin/su").chmod(0o4755)
-    (top / "usr/bin/ping").write_text("ping\n")
-    subprocess.run(["setcap", "cap_net_raw+ep", top / "usr/bin/ping"], check=True)
-    os.link(top / "usr/bin/tool", top / "usr/bin/tool-again")
-    (top / "usr/bin/sh").symlink_to("tool")
-    os.mknod(top / "dev/null", 0o666 | 0o020000, os.makedev(1, 3))
-    os.mkfifo(top / "dev/pipe")
-    os.chown(top / "etc/release", 1000, 1001)
-    (top / "etc/.gitattributes").write_text("* text=auto eol=crlf\n")
-    (top / "etc" / os.fsdecode(b"odd \xff\nname")).write_text("odd\n")
-    return top
+def _fill_first_slot(device: Device, bundle: Path) -> None:
+    """What provisioning does: release 1 in the store, slot A, and its record."""
+    with bundle.open("rb") as source:
+        received = receive(source, device.machine.store(), 1 << 30, Events())
+    with received:
+        received.join()
+        tag, commit = received.tag_oid, parse_tag(received.raw_tag, received.version).commit
+    device.paths.root.mkdir(exist_ok=True)
+    subprocess.run(["mount", device.loops[Slot.A], device.paths.root], check=True)
+    with open_commit(device.machine.store(), commit) as content:
+        materialise(content, device.paths.root, Events())
+        manifest_sha256 = content.manifest_sha256
+    subprocess.run(["umount", device.paths.root], check=True)
+    device.machine.records.write_slot(
+        SlotRecord(Slot.A, SlotState.CLEAN, "1", commit, manifest_sha256, tag, "tests")
+    )
 
 
 def make_release(
@@ -202,7 +178,7 @@ def make_release(
     version: str,
     *,
     since: Sequence[str] = (),
-    key: str = "release-key",
+    key: str = "release",
 ) -> Path:
     """Publish a root filesystem and bundle it."""
     repo = ("--repo", device.publisher, "--version", version)

@@ -302,6 +302,10 @@ class TestHeader:
     def test_a_wrong_header_is_refused(self, name: str, device256: Device) -> None:
         error = refused(device256, HEADERS[name])
         assert error.exit_code == ExitCode.SOURCE
+        # By its header, and not because no pack follows it.
+        with pytest.raises(SourceError) as caught:
+            parse_header(CountedSource(io.BytesIO(HEADERS[name]), LIMIT))
+        assert str(caught.value) == str(error)
         assert str(error).isprintable()
         assert len(str(error)) < 500
 

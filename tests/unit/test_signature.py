@@ -191,6 +191,11 @@ def test_a_changed_tag_is_refused(alice: Key, trust: Trust, change: str) -> None
     assert reason(changed, trust(alice.line)) == expected
 
 
+def test_text_after_the_signature_is_named(alice: Key, trust: Trust) -> None:
+    with pytest.raises(TagRefusedError, match="text after its signature"):
+        verify(signed(alice) + b"more\n", ASKED, trust(alice.line), 0)
+
+
 @pytest.mark.parametrize(
     "old, new, expected",
     [
