@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick lint rows install-tools clean distclean
+.PHONY: help demo vm test test-quick lint rows schema install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
@@ -33,6 +33,9 @@ lint: install-tools
 
 rows: install-tools
 	$(BIN)/python tests/rows.py
+
+schema: install-tools
+	$(BIN)/python -m tests.schema
 
 install-tools: .cache/apt.stamp $(VENV)/stamp
 

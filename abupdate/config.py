@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from abupdate.errors import UsageError
+from abupdate.paths import Paths
 
 
 class _Section(BaseModel):
@@ -72,32 +73,6 @@ class Settings(_Section):
     confirm: ConfirmSection = ConfirmSection()
     health: HealthSection = HealthSection()
     store: StoreSection = StoreSection()
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where things are on a device (design section 9). Tests put `root` elsewhere."""
-
-    root: Path = Path("/")
-    data: Path = Path("/data")
-    esp: Path = Path("/boot/efi")
-    runtime: Path = Path("/run/abupdate")
-    cmdline: Path = Path("/proc/cmdline")
-
-    @property
-    def vendor(self) -> Path:
-        """The release's own files: config.toml, allowed_signers, checks."""
-        return self.root / "usr/lib/abupdate"
-
-    @property
-    def etc(self) -> Path:
-        """The owner's files."""
-        return self.root / "etc/abupdate"
-
-    @property
-    def state(self) -> Path:
-        """What abupdate keeps on the data partition."""
-        return self.data / "abupdate"
 
 
 @dataclass(frozen=True)

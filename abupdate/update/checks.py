@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from abupdate.config import Paths
 from abupdate.errors import ProgramError
+from abupdate.paths import Paths
 from abupdate.run import run
 
 _OUTPUT_TAIL = 2000

@@ -17,9 +17,9 @@ from abupdate.boot.cmdline import BootArguments
 from abupdate.boot.cmdline import parse as parse_cmdline
 from abupdate.boot.grubenv import Grubenv
 from abupdate.boot.state import BootState
-from abupdate.config import Paths
 from abupdate.disk.layout import BootDisk, Partition, Slot
 from abupdate.errors import AbupdateError, RefusedError
+from abupdate.paths import Paths
 from abupdate.update.records import Records
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from abupdate.config import Paths
 from abupdate.errors import RefusedError
+from abupdate.paths import Paths
 from abupdate.release.metadata import Version, parse_release_toml
 from abupdate.release.signature import TrustFiles
 from abupdate.update.records import replace_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ from tests.grub.grubbox import Disk, build_disk
 
 @pytest.fixture(scope="session")
 def patient_disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
-    """A disk of sound slots, with the settings of a new device. Not to be changed."""
+    """A disk of sound slots, with the settings of a new device. Not to be changed.
+
+    `ABUPDATE_GRUB_DISK` names one that was built elsewhere, with another GRUB.
+    """
+    ready = os.environ.get("ABUPDATE_GRUB_DISK")
+    if ready:
+        return Disk(Path(ready))
     image = tmp_path_factory.mktemp("grub") / "disk.img"
     build_disk(image)
     return Disk(image)

@@ -16,10 +16,10 @@ from pathlib import Path
 from abupdate.boot import state as boot
 from abupdate.boot.grubenv import Grubenv
 from abupdate.cli.main import main
-from abupdate.config import Paths
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import BootDisk, Partition, Slot
 from abupdate.events import Events
+from abupdate.paths import Paths
 from abupdate.release.bundle import receive
 from abupdate.release.tag import parse_tag
 from abupdate.run import Sandbox

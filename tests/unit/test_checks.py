@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.config import Paths
+from abupdate.paths import Paths
 from abupdate.update.checks import failures, run_checks
 from abupdate.update.trials import cause, judge
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.config import Paths, load
+from abupdate.config import load
 from abupdate.errors import UsageError
+from abupdate.paths import Paths
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""Where things are on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders and files that abupdate uses. Tests put `root` and the others elsewhere."""
+
+    root: Path = Path("/")
+    data: Path = Path("/data")
+    esp: Path = Path("/boot/efi")
+    runtime: Path = Path("/run/abupdate")
+    cmdline: Path = Path("/proc/cmdline")
+
+    @property
+    def vendor(self) -> Path:
+        """The release's own files: config.toml, allowed_signers, checks."""
+        return self.root / "usr/lib/abupdate"
+
+    @property
+    def etc(self) -> Path:
+        """The owner's files."""
+        return self.root / "etc/abupdate"
+
+    @property
+    def state(self) -> Path:
+        """What abupdate keeps on the data partition."""
+        return self.data / "abupdate"

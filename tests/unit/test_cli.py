@@ -1,0 +1,92 @@
+"""The command: its schema, its start-up, its words."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from abupdate.cli.main import main
+from abupdate.errors import AbupdateError, ExitCode
+from tests.schema import PATH, schema
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.row("U10")
+def test_the_committed_schema_is_the_one_of_the_classes() -> None:
+    assert PATH.read_text() == schema(), "run `make schema`"
+
+
+@pytest.mark.row("U10")
+def test_every_exit_code_is_documented_and_each_error_has_one() -> None:
+    text = (ROOT / "docs/exit-codes.md").read_text()
+    for code in ExitCode:
+        assert f"| {code.value} |" in text, code
+
+    def below(kind: type[AbupdateError]) -> set[type[AbupdateError]]:
+        return {kind}.union(*(below(child) for child in kind.__subclasses__()))
+
+    used = {kind.exit_code for kind in below(AbupdateError)}
+    assert used == set(ExitCode) - {ExitCode.OK, ExitCode.REBOOT_NEEDED}
+
+
+def test_status_imports_nothing_that_takes_long() -> None:
+    code = (
+        "import sys\n"
+        "import abupdate.cli.main, abupdate.cli.device, abupdate.update.status\n"
+        "heavy = {'pydantic', 'sh', 'parted', 'abupdate.config', 'hypothesis', 'rich'}\n"
+        "print(*sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["install", "--help"], ["publish", "--help"]])
+def test_help_teaches(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "Usage: abupdate" in said
+    assert len(said.splitlines()) > 8
+
+
+def test_every_verb_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    verbs = "status install arm confirm reject rollback verify history check config publish"
+    for verb in verbs.split():
+        assert f"  {verb} " in listed, verb
+
+
+def test_wrong_words_end_with_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["instal"]) == 2
+    assert "instal" in capsys.readouterr().err
+    assert main([]) in (0, 2)
+
+
+def test_a_bug_is_told_with_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_machine: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr("abupdate.update.status.collect", broken)
+    assert main(["status"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "bug in abupdate" in said
+
+
+def test_no_module_prints_or_exits_but_the_command() -> None:
+    for path in (ROOT / "abupdate").rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                allowed = path.name == "failpoints.py" and node.func.id == "print"
+                assert allowed or node.func.id not in ("print", "exit", "quit"), path

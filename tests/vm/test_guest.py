@@ -1,0 +1,174 @@
+"""Inside one running device: status, refusals, a power cut in the middle of an install.
+
+One boot takes half a minute without KVM, so the tests share a machine and
+follow each other in the order of this file.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import demo_parts
+import device
+import pytest
+from device_vm import MEDIUM, DeviceVM, make_medium
+from vm import VM, Disk, Firmware
+
+PASSWORD = "for-this-test-only"
+
+
+@pytest.fixture(scope="module")
+def machine(
+    parts: demo_parts.Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DeviceVM]:
+    """A device booted into release 1, its bundles on a stick."""
+    folder = tmp_path_factory.mktemp("machine")
+    bundle = parts.bundles["2"].read_bytes()
+    files = {
+        "cut.bundle": bundle[: len(bundle) // 2],
+        "text.bundle": b"this is no bundle\n" * 1000,
+        "2.bundle": bundle,
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    medium = make_medium(folder / "medium.img", {name: folder / name for name in files})
+    disk = device.copy(parts.disk, folder / "disk.img")
+    disks = [disk, Disk(medium, readonly=True)]
+    with VM(disks, firmware="bios", accel=parts.accel, password=PASSWORD) as vm:
+        found = DeviceVM(vm)
+        found.power_on()
+        found.wait_for_boot()
+        found.settle()
+        found.mount_medium()
+        yield found
+
+
+@pytest.mark.row("S50")
+@pytest.mark.parametrize("display", ["none", "vnc"])
+@pytest.mark.parametrize("firmware", ["uefi", "bios"])
+def test_reaches_a_login(
+    parts: demo_parts.Parts, tmp_path: Path, firmware: Firmware, display: str
+) -> None:
+    """With and without a screen; on it, the console shows more than an empty picture."""
+    disk = device.copy(parts.disk, tmp_path / "disk.img")
+    shown = f"vnc=unix:{tmp_path}/vnc" if display == "vnc" else display
+    with VM([disk], firmware=firmware, accel=parts.accel, display=shown) as vm:
+        vm.start()
+        vm.serial.wait_for(r"login: ", timeout=240)
+        vm.screenshot(tmp_path / "screen.png")
+        assert (tmp_path / "screen.png").stat().st_size > 1000
+
+
+def test_a_person_logs_in_with_the_password_of_this_run_only(machine: DeviceVM) -> None:
+    serial = machine.vm.serial
+    for password, answer in (("", "incorrect"), ("wrong", "incorrect"), (PASSWORD, "demo@")):
+        serial.write("\n")
+        at = serial.position
+        serial.wait_for(r"login: ", timeout=60, since=at)
+        at = serial.position
+        serial.write("demo\n")
+        serial.wait_for(r"Password: ", timeout=60, since=at)
+        serial.write(f"{password}\n")
+        serial.wait_for(answer, timeout=60, since=at)
+    serial.write("exit\n")
+
+
+def test_root_is_read_only_and_etc_and_var_live_on_data(machine: DeviceVM) -> None:
+    assert machine.run("touch", "/usr/x", ok=None).code != 0
+    machine.run("sh", "-c", "echo kept > /etc/mine && echo kept > /var/lib/mine")
+    assert machine.run("cat", "/data/etc/A/upper/mine").stdout == "kept\n"
+    assert machine.run("cat", "/data/state/var/lib/mine").stdout == "kept\n"
+    mounts = machine.run("findmnt", "-rno", "TARGET,OPTIONS").stdout.splitlines()
+    options = dict(line.split(" ", 1) for line in mounts)
+    assert options["/"].startswith("ro")
+    assert options["/boot/efi"].startswith("ro")
+    assert options["/data"].startswith("rw")
+
+
+@pytest.mark.row("U10")
+def test_status_in_the_guest_tells_everything(machine: DeviceVM) -> None:
+    report = machine.status()
+    assert report["schema_version"] == 1
+    assert report["booted"]["slot"] == "A"
+    assert report["booted"]["how"] == "normal"
+    assert report["slots"]["A"]["release"] == "1"
+    assert len(report["slots"]["A"]["commit"]) == 64
+    assert report["slots"]["B"]["state"] == "empty"
+    assert (report["boot"]["ustate"], report["boot"]["countdown"]) == (0, 8)
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        machine.run("abupdate", "status", "--json")
+        seconds.append(time.monotonic() - start)
+    print(f"abupdate status --json in the guest: {statistics.median(seconds):.2f} s")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("install", f"{MEDIUM}/cut.bundle"), 9, "whole"),
+        (("install", f"{MEDIUM}/text.bundle"), 9, "bundle"),
+        (("install", f"{MEDIUM}/no.bundle"), 9, "no.bundle"),
+        (("rollback",), 7, "no confirmed system"),
+        (("confirm",), 3, "No trial"),
+        (("verify", "B"), 7, "complete release"),
+    ],
+)
+def test_refusals_leave_no_trace(
+    machine: DeviceVM, words: tuple[str, ...], code: int, says: str
+) -> None:
+    before = machine.status()
+    done = machine.run("abupdate", *words, ok=None, timeout=300)
+    assert done.code == code, done
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert machine.status() == before
+    assert machine.run("ls", "-A", "/data/abupdate/spool", ok=None).stdout.strip() == ""
+
+
+def test_not_root_is_refused(machine: DeviceVM) -> None:
+    words = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    done = machine.run(*words, "abupdate", "install", f"{MEDIUM}/2.bundle", ok=None)
+    assert done.code == 7
+    assert "root" in done.stderr
+
+
+@pytest.mark.row("S1", "S2", "S62")
+def test_power_cut_in_the_middle_of_writing(machine: DeviceVM) -> None:
+    machine.vm.agent.start(
+        ["sh", "-c", f"ABUPDATE_FAILPOINT=materialise-half:hang abupdate install "
+         f"{MEDIUM}/2.bundle > /dev/console 2>&1"]
+    )  # fmt: skip
+    machine.vm.serial.wait_for(r"failpoint materialise-half: hang", timeout=600)
+    machine.vm.power_cut()
+    machine.power_on()
+    marker = machine.wait_for_boot()
+    assert (marker.release, marker.slot, marker.boot) == ("1", "A", "normal")
+    machine.settle()
+    report = machine.status()
+    assert report["slots"]["B"]["state"] == "unfinished"
+    assert report["slots"]["B"]["label"] == "newB"
+    assert report["boot"]["good"] == "Ax"
+    assert report["last_install"]["outcome"] == "unfinished"
+    machine.mount_medium()
+    machine.install("2.bundle")
+    assert machine.run("abupdate", "verify", "B", timeout=600).code == 0
+    # One byte, changed on the device beneath the filesystem.
+    machine.run("sh", "-c", CHANGE_ONE_BYTE, timeout=120)
+    done = machine.run("abupdate", "verify", "B", ok=None, timeout=600)
+    assert done.code == 10, done
+    assert "usr/bin/hello: content differs" in done.stderr
+    history = json.loads(machine.run("abupdate", "history", "--json").stdout)["entries"]
+    assert [entry["event"] for entry in history][-1] == "installed"
+
+
+CHANGE_ONE_BYTE = r"""
+set -e
+device=$(readlink -f /dev/disk/by-partlabel/rootB)
+block=$(debugfs -R 'bmap /usr/bin/hello 1' "$device" 2>/dev/null)
+printf 'X' | dd of="$device" bs=1 seek=$((block * 4096 + 100)) conv=notrunc,fsync 2>/dev/null
+"""
