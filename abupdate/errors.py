@@ -116,7 +116,7 @@ class ProgramError(DeviceFaultError):
     def __init__(
         self, argv: tuple[str, ...], code: int | None, stderr: str, hint: str | None = None
     ) -> None:
-        outcome = "could not be started" if code is None else _outcome(code)
+        outcome = "failed" if code is None else _outcome(code)
         detail = f": {stderr.strip()}" if stderr.strip() else ""
         super().__init__(f"'{' '.join(argv)}' {outcome}{detail}", hint)
         self.argv = argv

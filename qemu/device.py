@@ -9,6 +9,7 @@ Needs root: a slot holds owners, devices and capabilities.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,9 +82,12 @@ def _build(path: Path, bundle: Path, allowed_signers: Path, sizes: Sizes) -> Non
 
 def _receive(bundle: Path, store: Repository, trust: TrustFiles) -> Received:
     with bundle.open("rb") as file, receive(file, store, _MAX_BUNDLE, Events()) as received:
+        tag = received.tag_oid
         verified = verify(received.raw_tag, received.version, trust, 0)
         received.join()
-        return Received(verified, received.tag_oid)
+    # It belongs to root here; a device makes its own.
+    shutil.rmtree(store.path.parent / "spool")
+    return Received(verified, tag)
 
 
 def _write_records(data: Path, release: Received, uuid: str) -> None:

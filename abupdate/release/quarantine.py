@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from abupdate.errors import DeviceFaultError
+from abupdate.run import run
 from abupdate.store.repository import Repository
 
 _PREFIX = "quarantine-"
@@ -49,11 +49,10 @@ def open_quarantine(store: Repository, file_size: int) -> Repository:
 def _spool(store: Repository) -> Path:
     path = store.path.absolute().parent / "spool"
     try:
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=0o700, exist_ok=True)
         if store.sandbox is not None:
-            shutil.chown(path, store.sandbox.user, store.sandbox.user)
-    except FileExistsError:
-        pass
+            # Every time: whoever provisioned the disk may have made it as root.
+            run(["chown", f"{store.sandbox.user}:{store.sandbox.user}", path])
     except OSError as error:
         raise DeviceFaultError(
             f"{path} cannot be made: {error.strerror}.", "Is the data partition writable?"

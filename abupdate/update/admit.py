@@ -79,6 +79,7 @@ def admit(
                         f"The signed tag is for {verified.compatible} {verified.version}, but the "
                         f"release inside says {stated.compatible} {stated.version}."
                     )
+                trust.check_step(machine.paths, stated)
                 need = needed(content)
             fits(need)
             failpoint("trusted")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from abupdate.errors import RefusedError
 from abupdate.paths import Paths
-from abupdate.release.metadata import Version, parse_release_toml
+from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
 from abupdate.release.signature import TrustFiles
 from abupdate.update.records import replace_file
 
@@ -34,7 +34,8 @@ def not_before(paths: Paths) -> int:
     The highest tagger date ever accepted and the build time of the running
     release: neither a clock at 1970 nor a backdated tag gets below it.
     """
-    return max(_newest(paths), _running_release_created(paths))
+    running = _running_release(paths)
+    return max(_newest(paths), running.created if running else 0)
 
 
 def remember_signature(paths: Paths, tagger_time: int) -> None:
@@ -72,17 +73,29 @@ def check_policy(paths: Paths, version: Version, compatible: str, product: str) 
         )
 
 
+def check_step(paths: Paths, stated: ReleaseToml) -> None:
+    """Refuse a release that the running one is too old to update to. Raises `RefusedError`."""
+    running = _running_release(paths)
+    if stated.min_from is None or running is None or running.version >= stated.min_from:
+        return
+    raise RefusedError(
+        f"Release {stated.version} can be installed from {stated.min_from} or newer, "
+        f"and {running.version} runs here.",
+        f"Install release {stated.min_from} first.",
+    )
+
+
 def _newest(paths: Paths) -> int:
     text = _read_small(paths.state / "trust" / "newest")
     return int(text) if text.isdigit() else 0
 
 
-def _running_release_created(paths: Paths) -> int:
-    path = paths.root / ".abupdate" / "release.toml"
+def _running_release(paths: Paths) -> ReleaseToml | None:
+    """What the running slot says of itself, None when it was not made by abupdate."""
     try:
-        return parse_release_toml(path.read_bytes()).created
+        return parse_release_toml((paths.root / ".abupdate" / "release.toml").read_bytes())
     except OSError:
-        return 0
+        return None
 
 
 def _read_small(path: Path) -> str:

@@ -391,3 +391,45 @@ def test_an_error_leaves_the_slot_unarmed_and_unmounted(
     history = device.machine.records.history()
     assert history[-1].event == "install-failed"
     assert device.run("install", device.top / "2.bundle") == 0
+
+
+def test_a_release_for_another_product_or_from_a_newer_one_only_is_refused(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (device.top / "7.bundle").exists():
+        rootfs = make_rootfs(device.top / "rootfs-foreign", "7")
+        for version, product, more in (
+            ("7", "otherbox", ()),
+            ("8", "testbox", ("--min-from", "5")),
+        ):
+            repo = ("--repo", device.publisher, "--version", version)
+            device.publish("commit", rootfs, *repo, "--compatible", product, *more)
+            device.publish("sign", *repo, "--key", device.top / "keys/release")
+            device.publish("bundle", *repo, "-o", device.top / f"{version}.bundle")
+    before = snapshot(device)
+    capsys.readouterr()
+    assert device.run("install", device.top / "7.bundle") == 7
+    assert "'otherbox'" in capsys.readouterr().err
+    assert device.run("install", device.top / "8.bundle") == 7
+    assert "Install release 5 first" in capsys.readouterr().err
+    assert snapshot(device) == before
+
+
+def test_the_floor_of_a_confirmed_release_is_kept(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (device.top / "6.bundle").exists():
+        rootfs = make_rootfs(device.top / "rootfs-floor", "6")
+        shutil.copy(
+            device.top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers"
+        )
+        repo = ("--repo", device.publisher, "--version", "6")
+        device.publish("commit", rootfs, *repo, "--compatible", "testbox", "--floor", "3")
+        device.publish("sign", *repo, "--key", device.top / "keys/release")
+        device.publish("bundle", *repo, "-o", device.top / "6.bundle")
+    assert device.run("install", device.top / "6.bundle") == 0
+    device.boot(Slot.B, "trial")
+    assert device.run("confirm") == 0
+    capsys.readouterr()
+    assert device.run("install", device.top / "2.bundle") == 7
+    assert "older than 3" in capsys.readouterr().err

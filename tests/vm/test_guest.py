@@ -37,7 +37,7 @@ def machine(
         (folder / name).write_bytes(content)
     medium = make_medium(folder / "medium.img", {name: folder / name for name in files})
     disk = device.copy(parts.disk, folder / "disk.img")
-    disks = [disk, Disk(medium, readonly=True)]
+    disks = [Disk(disk), Disk(medium, readonly=True)]
     with VM(disks, firmware="bios", accel=parts.accel, password=PASSWORD) as vm:
         found = DeviceVM(vm)
         found.power_on()
