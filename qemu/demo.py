@@ -75,15 +75,21 @@ def release_one(timeline: Timeline, machine: DeviceVM) -> None:
         expect("first boot", ("A", "normal"), (marker.slot, marker.boot))
         expect("state of the system", "running", machine.settle())
         tell(timeline, machine, marker, ONE)
-    with timeline.step("abupdate verify A: every byte of the slot, in the guest"):
-        timeline.fact(machine.run("abupdate", "verify", "A", timeout=600).stdout.strip())
+
+
+def install(timeline: Timeline, machine: DeviceVM, name: str) -> None:
+    """`abupdate install`, with the seconds of its own steps."""
+    machine.mount_medium()
+    done = machine.install(name)
+    for line in done.stderr.splitlines():
+        timeline.fact(line.strip())
+    timeline.fact(done.stdout.strip().splitlines()[-1])
 
 
 def update(timeline: Timeline, machine: DeviceVM) -> None:
     """Release 2: installed, tried, confirmed."""
     with timeline.step("abupdate install 2.bundle"):
-        machine.mount_medium()
-        timeline.fact(machine.install("2.bundle").stdout.strip().splitlines()[-1])
+        install(timeline, machine, "2.bundle")
         report = machine.status()
         expect(
             "outcome before the reboot", "installed, on trial", report["last_install"]["outcome"]
@@ -97,15 +103,12 @@ def update(timeline: Timeline, machine: DeviceVM) -> None:
         tell(timeline, machine, marker, TWO)
         expect_state(machine, "confirmed", slot="B", good="AB", trial="x", ustate=0)
         expect("outcome", "confirmed", machine.status()["last_install"]["outcome"])
-    with timeline.step("abupdate verify B"):
-        timeline.fact(machine.run("abupdate", "verify", "B", timeout=600).stdout.strip())
 
 
 def fallback(timeline: Timeline, machine: DeviceVM) -> None:
     """Release 3: installed, tried three times, given up by GRUB."""
     with timeline.step("abupdate install 3.bundle"):
-        machine.mount_medium()
-        timeline.fact(machine.install("3.bundle").stdout.strip().splitlines()[-1])
+        install(timeline, machine, "3.bundle")
         expect_state(machine, "armed", trial="A", ustate=1, countdown=TRIES, good="xB")
     machine.reboot()
     for attempt in range(1, TRIES + 1):

@@ -87,6 +87,6 @@ def build(timeline: Timeline) -> Parts:
         signers = publisher.key().allowed_signers
         disk = device.build(bundles["1"], signers)
     with timeline.step("look for an accelerator that works"):
-        accel = accelerator(guest.kernel(guest.build(ONE, signers.read_text())))
+        accel = accelerator(lambda: guest.kernel(guest.build(ONE, signers.read_text())))
         timeline.fact(accel)
     return Parts(disk, bundles, accel)

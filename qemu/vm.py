@@ -23,7 +23,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -290,12 +290,12 @@ class VM:
         self._plugged.clear()
 
 
-def accelerator(kernel: Path) -> str:
+def accelerator(kernel: Callable[[], Path]) -> str:
     """`kvm` where a probe guest really runs with it, else `tcg`; `QEMU_ACCEL` decides alone.
 
-    /dev/kvm may open and still hang every guest, so that kernel is booted
-    until it finds no root filesystem, which takes it about a second. The
-    answer is kept until the host reboots.
+    /dev/kvm may open and still hang every guest, so the kernel that `kernel`
+    gives is booted until it finds no root filesystem, which takes it about a
+    second. The answer is kept until the host reboots.
     """
     wanted = os.environ.get("QEMU_ACCEL")
     if wanted:
@@ -307,7 +307,7 @@ def accelerator(kernel: Path) -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
 
     def probe(path: Path) -> None:
-        path.write_text("kvm" if _kvm_runs(kernel) else "tcg")
+        path.write_text("kvm" if _kvm_runs(kernel()) else "tcg")
 
     return cache.cached("accelerator", (boot,), "", probe).read_text()
 
