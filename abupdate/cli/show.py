@@ -74,7 +74,8 @@ def status_text(report: StatusReport) -> str:
     if report.last_install is not None:
         lines.append(_install_text(report))
     lines.append("")
-    lines += [_slot_line(name, slot) for name, slot in report.slots.items()]
+    failed = report.boot.failed if report.boot else None
+    lines += [_slot_line(name, slot, name == failed) for name, slot in report.slots.items()]
     if report.boot is not None:
         boot = report.boot
         full = boot.tries if boot.ustate == 1 else boot.limit
@@ -105,10 +106,12 @@ def _install_text(report: StatusReport) -> str:
     return f"{text}\n  cause: {last.cause}" if last.cause else text
 
 
-def _slot_line(name: str, slot: SlotStatus) -> str:
+def _slot_line(name: str, slot: SlotStatus, failed: bool) -> str:
     marks = [slot.state]
     if slot.good:
         marks.append("good")
+    if failed:
+        marks.append("given up")
     if slot.booted:
         marks.append("booted")
     release = slot.release or "-"
