@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,15 @@ from abupdate.run import Stream
 from abupdate.store import manifest, names
 from abupdate.store.content import MANIFEST_PATH, PLAIN, RELEASE_PATH, git_mode
 from abupdate.store.manifest import Entry, Kind
-from abupdate.store.paths import CHUNK, Found, directories, entry_of, open_file, walk
+from abupdate.store.paths import (
+    CHUNK,
+    Found,
+    directories,
+    entry_of,
+    open_file,
+    walk,
+    without_overlay,
+)
 from abupdate.store.repository import Repository
 from abupdate.store.tar import read_tar
 
@@ -69,16 +78,10 @@ def capture(
     commit's, in seconds since the epoch (default: the newest file's). Raises
     `SourceError` for what cannot be captured faithfully.
     """
-    with repository.fast_import() as git:
+    with repository.fast_import() as git, _git_explains(git):
         writer = _Writer(git, events)
-        if isinstance(source, Path) and source.is_dir():
-            warnings = _take_directory(source, writer)
-        elif isinstance(source, Path):
-            with source.open("rb") as stream:
-                warnings = read_tar(stream, writer)
-        else:
-            warnings = read_tar(source, writer)
-        entries = writer.finish()
+        warnings = _take(source, writer)
+        entries = writer.finish(warnings)
         totals = _totals(entries)
         lines = b"".join([manifest.HEADER, *(manifest.format_entry(entry) for entry in entries)])
         when = totals.newest if date is None else date
@@ -99,6 +102,24 @@ def capture(
     )
 
 
+@contextmanager
+def _git_explains(git: Stream) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        git.finish()  # raises with git's own words
+        raise
+
+
+def _take(source: Path | IO[bytes], writer: _Writer) -> list[str]:
+    if not isinstance(source, Path):
+        return read_tar(source, writer)
+    if source.is_dir():
+        return _take_directory(source, writer)
+    with source.open("rb") as stream:
+        return read_tar(stream, writer)
+
+
 def _take_directory(root: Path, writer: _Writer) -> list[str]:
     warnings: list[str] = []
     first_links: dict[tuple[int, int], bytes] = {}
@@ -107,6 +128,7 @@ def _take_directory(root: Path, writer: _Writer) -> list[str]:
             if found.kind is None:
                 warnings.append(f"{_shown(found.path)}: a socket, left out")
                 continue
+            warnings += _not_captured(found, root)
             first = None
             if found.kind is Kind.FILE and found.status.st_nlink > 1:
                 first = first_links.setdefault(found.link, found.path)
@@ -116,14 +138,32 @@ def _take_directory(root: Path, writer: _Writer) -> list[str]:
                 writer.blob(found.path, len(target), [target])
             store = partial(_store_file, writer, found)
             again = None if first in (None, found.path) else first
-            writer.take(entry_of(found, opened, store, again))
+            entry = entry_of(found, opened, store, again)
+            writer.take(replace(entry, xattrs=without_overlay(entry.xattrs)))
     return warnings
+
+
+def _not_captured(found: Found, root: Path) -> Iterator[str]:
+    if found.kind is Kind.DIR and found.status.st_dev != root.stat().st_dev:
+        yield f"{_shown(found.path)}: a mount point, what is mounted there is left out"
+    if found.kind not in (Kind.DIR, Kind.FILE) and found.status.st_nlink > 1:
+        yield f"{_shown(found.path)}: hard links between anything but files are taken apart"
 
 
 def _store_file(writer: _Writer, found: Found, fd: int, name: bytes) -> tuple[int, str]:
     with os.fdopen(open_file(fd, name), "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        return size, writer.blob(found.path, size, iter(lambda: file.read(CHUNK), b""))
+        size = found.status.st_size
+        sha256 = writer.blob(found.path, size, iter(lambda: file.read(CHUNK), b""))
+        now = os.fstat(file.fileno())
+        if (now.st_ino, now.st_mtime_ns) != (found.status.st_ino, found.status.st_mtime_ns):
+            raise _changed(found.path)
+        return size, sha256
+
+
+def _changed(path: bytes) -> SourceError:
+    return SourceError(
+        f"{_shown(path)} changed while it was read.", "Capture a tree that nobody writes to."
+    )
 
 
 class _Writer:
@@ -148,10 +188,7 @@ class _Writer:
             digest.update(chunk)
             self._git.stdin.write(chunk)
         if written != size:
-            raise SourceError(
-                f"{_shown(path)} should have {size} bytes, found {written}.",
-                "It changed while it was read; capture a tree that nobody writes to.",
-            )
+            raise _changed(path)
         self._git.stdin.write(b"\n")
         self._marks[path] = mark
         self._stored += size
@@ -160,37 +197,57 @@ class _Writer:
 
     def take(self, entry: Entry) -> None:
         """Add a path. Content of files was given to `blob` before; links are stored here."""
-        first = entry.path.split(b"/", 1)[0]
-        if first in names.RESERVED:
-            raise SourceError(
-                f"/{_shown(first)} is reserved for abupdate, and this root filesystem has it.",
-                "Remove it from the root filesystem.",
-            )
         if entry.path in self._entries:
             raise SourceError(f"{_shown(entry.path)} is there twice.")
         try:
-            manifest.check_path(entry.path)
+            manifest.check_entry(entry)
         except ValueError as error:
-            raise SourceError(f"{_shown(entry.path)}: {error}.") from error
+            raise SourceError(
+                f"{_shown(entry.path)} cannot be in a release: {error}.",
+                "Remove it from the root filesystem.",
+            ) from error
+        before = self._entries.get(entry.target or b"")
+        if before is not None and before.target is not None:
+            entry = replace(entry, target=before.target)
         self._entries[entry.path] = entry
 
-    def finish(self) -> list[Entry]:
+    def finish(self, warnings: list[str]) -> list[Entry]:
         """All entries in the manifest's order, each hard-link group with its first path as file."""
         groups: dict[bytes, list[bytes]] = {}
         for entry in self._entries.values():
             if entry.target is not None:
                 groups.setdefault(entry.target, [entry.target]).append(entry.path)
         for original, paths in groups.items():
-            self._regroup(original, sorted(paths))
-        return [self._entries[path] for path in sorted(self._entries)]
-
-    def _regroup(self, original: bytes, paths: list[bytes]) -> None:
-        content = self._entries.get(original)
-        if content is None or content.kind is not Kind.FILE:
+            content = self._entries.get(original)
+            if content is None or content.kind in (Kind.DIR, Kind.HARDLINK):
+                raise SourceError(
+                    f"{_shown(paths[-1])} is a hard link to {_shown(original)}, which is no file "
+                    "here."
+                )
+            if content.kind is Kind.FILE:
+                self._regroup(content, sorted(paths))
+            else:
+                self._take_apart(content, paths)
+                warnings.append(
+                    f"{_shown(original)}: hard links between anything but files are taken apart"
+                )
+        entries = [self._entries[path] for path in sorted(self._entries)]
+        try:
+            manifest.check_tree(entries)
+        except ValueError as error:
             raise SourceError(
-                f"{_shown(paths[-1])} is a hard link to {_shown(original)}, which is no file here."
-            )
-        mark = self._marks[original]
+                f"This cannot be a release: {error}.", "Remove it from the root filesystem."
+            ) from error
+        return entries
+
+    def _take_apart(self, content: Entry, paths: list[bytes]) -> None:
+        for path in paths:
+            self._entries[path] = replace(content, path=path)
+            if content.path in self._marks:
+                self._marks[path] = self._marks[content.path]
+
+    def _regroup(self, content: Entry, paths: list[bytes]) -> None:
+        mark = self._marks[content.path]
         for path in paths:
             self._marks[path] = mark
             self._entries[path] = (

@@ -22,9 +22,13 @@ MAX_LINE = 1 << 20
 MAX_ENTRIES = 4_000_000
 MAX_COMPONENT = 255
 MAX_PATH = 4095
+MAX_DEPTH = 256
+MAX_XATTR = 65536
+# What a root filesystem may not have: abupdate's own names, and what ext4 makes for itself.
+RESERVED = (b".abupdate", b".git-fixups", b"lost+found")
 _MAX_ID = (1 << 32) - 2
 _MAX_SIZE = 1 << 62
-_MAX_MTIME = 1 << 62
+_MAX_MTIME = 1 << 64  # the year 2554; ext4 ends in 2446
 
 
 class Kind(StrEnum):
@@ -136,11 +140,22 @@ def parse_line(line: bytes) -> Entry:
         target=unescape(fields[b"to"]) if b"to" in fields else None,
         xattrs=xattrs,
     )
-    _check_entry(entry)
+    check_entry(entry)
     # Printing again catches every second spelling: leading zeros, order, doubles, unknown fields.
     if format_entry(entry) != line:
         raise ValueError("not written the one way that this format allows")
     return entry
+
+
+def check_tree(entries: Iterable[Entry]) -> None:
+    """Raise `ValueError` with the path unless these entries, in this order, are a manifest."""
+    checks = _Checks()
+    for entry in entries:
+        try:
+            check_entry(entry)
+            checks.take(entry)
+        except ValueError as error:
+            raise ValueError(f"{escape(entry.path).decode() or '.'}: {error}") from error
 
 
 def tree_digest(entries: Iterable[Entry]) -> str:
@@ -206,7 +221,8 @@ class _Checks:
             raise ValueError("a hard link must have the owner, mode, time and xattrs of its file")
 
 
-def _check_entry(entry: Entry) -> None:
+def check_entry(entry: Entry) -> None:
+    """Raise `ValueError` unless an entry, by itself, may stand in a manifest."""
     check_path(entry.path)
     if not 0 <= entry.mode <= 0o7777:
         raise ValueError("the mode has more than twelve bits")
@@ -217,6 +233,8 @@ def _check_entry(entry: Entry) -> None:
         raise ValueError("size and sha256 come together")
     if content != (entry.kind in WITH_CONTENT):
         raise ValueError("files and symlinks have size and sha256, others have not")
+    if entry.kind is Kind.LINK and not 0 < (entry.size or 0) <= MAX_PATH:
+        raise ValueError(f"a symlink's target must have 1 to {MAX_PATH} bytes")
     if (entry.device is not None) != (entry.kind in DEVICES):
         raise ValueError("device nodes have dev=, others have not")
     if (entry.target is not None) != (entry.kind is Kind.HARDLINK):
@@ -225,6 +243,8 @@ def _check_entry(entry: Entry) -> None:
         raise ValueError("xattrs must be sorted and be there once")
     if any(not name or b"\0" in name or len(name) > 255 for name, _ in entry.xattrs):
         raise ValueError("an xattr's name must have 1 to 255 bytes")
+    if any(len(value) > MAX_XATTR for _, value in entry.xattrs):
+        raise ValueError(f"an xattr's value may have {MAX_XATTR} bytes")
 
 
 def check_path(path: bytes) -> None:
@@ -235,7 +255,12 @@ def check_path(path: bytes) -> None:
         raise ValueError(f"a path may have {MAX_PATH} bytes")
     if b"\0" in path:
         raise ValueError("a path must not have a NUL byte")
-    for component in path.split(b"/"):
+    components = path.split(b"/")
+    if components[0] in RESERVED:
+        raise ValueError(f"/{components[0].decode()} is reserved")
+    if len(components) > MAX_DEPTH:
+        raise ValueError(f"a path may have {MAX_DEPTH} components")
+    for component in components:
         if component in (b"", b".", b".."):
             raise ValueError("a path must not have empty, '.' or '..' components")
         if len(component) > MAX_COMPONENT:

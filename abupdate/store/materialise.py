@@ -8,17 +8,20 @@ the whole filesystem once, reads it back, and only then believes it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.errors import DeviceFaultError, NoSpaceError, NotTrustedError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH, CommitContent
-from abupdate.store.manifest import DEVICES, Entry, Kind
+from abupdate.store.manifest import DEVICES, Entry, Kind, escape
 from abupdate.store.paths import (
     Directories,
     Found,
@@ -28,6 +31,7 @@ from abupdate.store.paths import (
     walk,
     xattrs,
 )
+from abupdate.store.removal import remove, unlink, unprotect_file, unprotect_folder
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NODE_TYPES = {Kind.CHAR: 0o020000, Kind.BLOCK: 0o060000, Kind.FIFO: 0o010000}
@@ -47,11 +51,11 @@ class Written:
 def materialise(content: CommitContent, target: Path, events: Events) -> Written:
     """Make `target`, the mounted filesystem of a slot, equal to a commit.
 
-    Raises `NotTrustedError` when the store hands out wrong bytes, `OSError` for
-    faults of the disk.
+    Raises `NotTrustedError` when the store hands out wrong bytes,
+    `NoSpaceError` and `DeviceFaultError` for what the slot's filesystem says.
     """
     expected = list(content.entries())
-    with directories(target) as opened:
+    with _faults_named(target), directories(target) as opened:
         job = _Job(content, target, opened, expected, events)
         removed = job.remove()
         missing = job.audit()
@@ -65,6 +69,24 @@ def materialise(content: CommitContent, target: Path, events: Events) -> Written
         kept=job.kept,
         removed=removed,
     )
+
+
+@contextmanager
+def _faults_named(target: Path) -> Iterator[None]:
+    """What the slot's filesystem refuses, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        where = f" at {escape(os.fsencode(name)).decode()}" if name else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(
+                f"The slot is full{where}.", "Make the release smaller, or the slots larger."
+            ) from error
+        raise DeviceFaultError(
+            f"Writing to {target} failed{where}: {error.strerror}.",
+            "Run the install again; if it happens twice, the disk is failing.",
+        ) from error
 
 
 class _Job:
@@ -81,7 +103,7 @@ class _Job:
         self._content = content
         self._opened = opened
         self._expected = {entry.path: entry for entry in expected}
-        self._found = {found.path: found for found in walk(target)}
+        self._found = {found.path: found for found in walk(target, self._is_folder)}
         self._events = events
         self._links = Counter(
             entry.target or entry.path
@@ -91,20 +113,22 @@ class _Job:
         self._claimed: set[tuple[int, int]] = set()
         self.kept = 0
 
+    def _is_folder(self, path: bytes) -> bool:
+        entry = self._expected.get(path)
+        return entry is not None and entry.kind is Kind.DIR
+
     def remove(self) -> int:
         """Take away what the commit has not, or has as another kind."""
-        unwanted = [found for found in self._found.values() if not self._may_stay(found)]
-        # Deepest first: a folder is empty by the time that it is its turn.
-        for found in sorted(unwanted, key=lambda item: item.path, reverse=True):
+        removed = 0
+        for found in list(self._found.values()):  # sorted: a folder before what is in it
             fd, name = self._opened.parent(found.path)
-            if found.kind is Kind.DIR:
-                self._opened.forget()
-                fd, name = self._opened.parent(found.path)
-                os.rmdir(name, dir_fd=fd)
-            else:
-                os.unlink(name, dir_fd=fd)
+            if self._may_stay(found):
+                if found.kind is Kind.DIR:
+                    unprotect_folder(fd, name)
+                continue
+            removed += remove(fd, name)
             del self._found[found.path]
-        return len(unwanted)
+        return removed
 
     def _may_stay(self, found: Found) -> bool:
         entry = self._expected.get(found.path)
@@ -140,24 +164,25 @@ class _Job:
         """Whether a file can stay; what is wrong about it but its content is mended."""
         status = found.status
         alone = status.st_nlink == self._links[entry.path] and found.link not in self._claimed
-        if status.st_size == entry.size and alone and hash_file(fd, name) == entry.sha256:
+        if status.st_size == entry.size and alone and _has_content(entry, fd, name):
             self._claimed.add(found.link)
             _mend(entry, found, fd, name)
             self.kept += 1
             return True
-        os.unlink(name, dir_fd=fd)
+        unlink(fd, name)
         return False
 
     def _node(self, entry: Entry, found: Found | None, fd: int, name: bytes) -> None:
         if found is not None:
             number = os.major(found.status.st_rdev), os.minor(found.status.st_rdev)
-            if entry.kind not in DEVICES or number == entry.device:
+            alone = found.status.st_nlink == 1
+            if alone and (entry.kind not in DEVICES or number == entry.device):
                 _mend(entry, found, fd, name)
                 return
             os.unlink(name, dir_fd=fd)
         device = os.makedev(*entry.device) if entry.device is not None else 0
         os.mknod(name, _NODE_TYPES[entry.kind] | 0o600, device, dir_fd=fd)
-        _set_metadata(entry, fd, name, ())
+        _set_metadata(entry, fd, name)
 
     def write(self, missing: list[Entry]) -> None:
         """Write files and symlinks, each compared with its hash on the way."""
@@ -166,8 +191,8 @@ class _Job:
         for entry, chunks in self._content.blobs(missing):
             fd, name = self._opened.parent(entry.path)
             if entry.kind is Kind.LINK:
-                os.symlink(b"".join(chunks), name, dir_fd=fd)
-                _set_metadata(entry, fd, name, ())
+                os.symlink(_link_target(entry, chunks), name, dir_fd=fd)
+                _set_metadata(entry, fd, name)
             else:
                 _write_file(entry, fd, name, chunks)
             half = done < total // 2 <= done + (entry.size or 0)
@@ -188,7 +213,7 @@ class _Job:
                 if entry.path in self._found:
                     if _same_file(source, source_name, fd, name):
                         continue
-                    os.unlink(name, dir_fd=fd)
+                    unlink(fd, name)
                 os.link(source_name, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
             finally:
                 os.close(source)
@@ -206,7 +231,7 @@ class _Job:
         folder = own_folder(date)
         for entry in (folder, root):
             fd, name = self._opened.parent(entry.path)
-            _set_metadata(entry, fd, name, xattrs(fd, name))
+            _set_metadata(entry, fd, name)
 
     def finish_directories(self) -> None:
         """Owner, mode and times of folders: last, deepest first, since writing changes them."""
@@ -215,7 +240,7 @@ class _Job:
         for entry in sorted(self._expected.values(), key=lambda item: item.path, reverse=True):
             if entry.kind is Kind.DIR:
                 fd, name = self._opened.parent(entry.path)
-                _set_metadata(entry, fd, name, xattrs(fd, name))
+                _set_metadata(entry, fd, name)
 
 
 def _same_file(fd: int, name: bytes, other_fd: int, other_name: bytes) -> bool:
@@ -244,6 +269,8 @@ def _write_file(entry: Entry, fd: int, name: bytes, chunks: Iterable[bytes]) -> 
         # chown drops setuid and capabilities, so it comes first; the time comes last.
         os.fchown(file, entry.uid, entry.gid)
         os.fchmod(file, entry.mode)
+        for inherited in os.listxattr(file):  # a default ACL of the folder
+            os.removexattr(file, inherited)
         for attribute, value in entry.xattrs:
             os.setxattr(file, attribute, value)
         os.utime(file, ns=(entry.mtime, entry.mtime))
@@ -251,8 +278,25 @@ def _write_file(entry: Entry, fd: int, name: bytes, chunks: Iterable[bytes]) -> 
         os.close(file)
 
 
+def _link_target(entry: Entry, chunks: Iterable[bytes]) -> bytes:
+    target = b"".join(chunks)
+    if b"\0" in target:
+        raise NotTrustedError(
+            f"The release has the symlink {escape(entry.path).decode()} with a NUL byte in it."
+        )
+    return target
+
+
+def _has_content(entry: Entry, fd: int, name: bytes) -> bool:
+    try:
+        return hash_file(fd, name) == entry.sha256
+    except OSError:
+        return False  # a sector that cannot be read may well be written
+
+
 def _keeps_link(entry: Entry, found: Found, fd: int, name: bytes) -> bool:
-    if hashlib.sha256(os.readlink(name, dir_fd=fd)).hexdigest() == entry.sha256:
+    alone = found.status.st_nlink == 1
+    if alone and hashlib.sha256(os.readlink(name, dir_fd=fd)).hexdigest() == entry.sha256:
         _mend(entry, found, fd, name)
         return True
     os.unlink(name, dir_fd=fd)
@@ -261,40 +305,30 @@ def _keeps_link(entry: Entry, found: Found, fd: int, name: bytes) -> bool:
 
 def _mend(entry: Entry, found: Found, fd: int, name: bytes) -> None:
     """Correct what differs about a path whose kind and content are right."""
-    status, attributes = found.status, xattrs(fd, name)
+    status = found.status
     same = (
         (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
         and (entry.kind is Kind.LINK or status.st_mode & 0o7777 == entry.mode)
         and status.st_mtime_ns == entry.mtime
-        and attributes == entry.xattrs
+        and xattrs(fd, name) == entry.xattrs
     )
     if not same:
-        _set_metadata(entry, fd, name, attributes)
+        if entry.kind is Kind.FILE:
+            unprotect_file(fd, name)
+        _set_metadata(entry, fd, name)
 
 
-def _set_metadata(
-    entry: Entry, fd: int, name: bytes, present: tuple[tuple[bytes, bytes], ...]
-) -> None:
-    """Owner, mode, xattrs, time of a path itself. `present` are the xattrs that it has now."""
+def _set_metadata(entry: Entry, fd: int, name: bytes) -> None:
+    """Owner, mode, xattrs, time of a path itself, whatever it has now."""
     os.chown(name, entry.uid, entry.gid, dir_fd=fd, follow_symlinks=False)
     if entry.kind is not Kind.LINK:
         # Linux has no chmod that does not follow; this is no link, and nobody else writes here.
         os.chmod(name, entry.mode, dir_fd=fd)
-    path = by_proc(fd, name)
-    wanted = dict(entry.xattrs)
-    for attribute, _ in present:
-        if attribute not in wanted:
-            os.removexattr(path, attribute, follow_symlinks=False)
-    for attribute, value in _changed(wanted, dict(present)):
-        os.setxattr(path, attribute, value, follow_symlinks=False)
+    # Asked now: chown drops capabilities, chmod changes an ACL, a new node inherits one.
+    path, wanted, present = by_proc(fd, name), dict(entry.xattrs), dict(xattrs(fd, name))
+    for attribute in present.keys() - wanted.keys():
+        os.removexattr(path, attribute, follow_symlinks=False)
+    for attribute, value in entry.xattrs:
+        if present.get(attribute) != value:
+            os.setxattr(path, attribute, value, follow_symlinks=False)
     os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=fd, follow_symlinks=False)
-
-
-def _changed(
-    wanted: dict[bytes, bytes], present: dict[bytes, bytes]
-) -> Iterator[tuple[bytes, bytes]]:
-    for attribute, value in wanted.items():
-        # chown and chmod just dropped or changed these, whatever was there before.
-        dropped = attribute.startswith((b"security.capability", b"system.posix_acl"))
-        if dropped or present.get(attribute) != value:
-            yield attribute, value

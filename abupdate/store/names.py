@@ -1,11 +1,11 @@
 """Names that git refuses in a tree, and how they are stored.
 
-A component is stored as `.abu%` + itself when it begins with `.abu%`, or when
-it, after dropping what HFS+ ignores and lower-casing, or any part of it between
-backslashes, begins with `.git` or looks like NTFS's short name of it
+A component is looked at in its parts between backslashes, which git takes for
+folders of Windows (most names have one part). A part is stored as `.abu%` +
+itself when it begins with `.abu%`, or when it, after dropping what HFS+ ignores
+and lower-casing, begins with `.git` or looks like NTFS's short name of it
 (`gi…~1`): git's own fsck refuses those, and it is never relaxed. `.gitignore`
-and `.gitkeep` stay as they are. The root's `.abupdate` and `.git-fixups` are
-reserved for abupdate.
+and `.gitkeep` stay as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 
 PREFIX = b".abu%"
-RESERVED = (b".abupdate", b".git-fixups")
 _PLAIN = (b".gitignore", b".gitkeep")
 
 # Code points that HFS+ ignores in a name, as UTF-8 (git: utf8.c, next_hfs_char).
@@ -23,6 +22,7 @@ _IGNORED = re.compile(
         for code in (*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF)
     )
 )
+_AT_START = re.compile(rb"(?<![^/\\])" + re.escape(PREFIX))
 _SHORT_NAME = re.compile(rb"gi.*~[0-9]", re.DOTALL)
 
 
@@ -33,8 +33,7 @@ def stored(path: bytes) -> bytes:
 
 def true(path: bytes) -> bytes:
     """The true path of one in a tree. Raises `ValueError` when nothing is stored that way."""
-    parts = [part.removeprefix(PREFIX) for part in path.split(b"/")]
-    found = b"/".join(parts)
+    found = _AT_START.sub(b"", path)
     if stored(found) != path:
         raise ValueError(f"the tree has a name that abupdate does not write: {path!r}")
     return found
@@ -43,11 +42,9 @@ def true(path: bytes) -> bytes:
 def _stored_component(name: bytes) -> bytes:
     if name in _PLAIN:
         return name
-    if name.startswith(PREFIX) or any(_refused(part) for part in name.split(b"\\")):
-        return PREFIX + name
-    return name
+    return b"\\".join(PREFIX + part if _refused(part) else part for part in name.split(b"\\"))
 
 
 def _refused(part: bytes) -> bool:
     folded = _IGNORED.sub(b"", part).lower()
-    return folded.startswith(b".git") or _SHORT_NAME.match(folded) is not None
+    return part.startswith(PREFIX) or folded.startswith(b".git") or bool(_SHORT_NAME.match(folded))

@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from abupdate.store.manifest import Entry, Kind
+from abupdate.store.manifest import MAX_DEPTH, Entry, Kind
 
 CHUNK = 256 * 1024
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
 
 # What the filesystem makes for itself at its root.
 OF_THE_FILESYSTEM = b"lost+found"
@@ -40,7 +40,7 @@ class Directories:
             common += 1
         self._back_to(common)
         for name in names[common:]:
-            self._fds.append(os.open(name, _DIRECTORY, dir_fd=self._fds[-1]))
+            self._fds.append(os.open(name, DIRECTORY, dir_fd=self._fds[-1]))
             self._names.append(name)
         return self._fds[-1], last or b"."
 
@@ -93,36 +93,60 @@ _KINDS = {
 }
 
 
-def walk(root: Path) -> list[Found]:
+def _raise(path: bytes, error: OSError) -> None:
+    raise error
+
+
+def walk(
+    root: Path,
+    into: Callable[[bytes], bool] = lambda path: True,
+    unreadable: Callable[[bytes, OSError], None] = _raise,
+) -> list[Found]:
     """All paths below a root (itself first), sorted by raw path; `kind` is None for a socket.
 
-    The filesystem's own `lost+found` at the root is left out.
+    `into` says which folders are looked into; none deeper than a manifest can
+    say is. `unreadable` hears of a path that the disk cannot read (default:
+    raise). The filesystem's own `lost+found` at the root is left out.
     """
     with directories(root) as opened:
         fd, name = opened.parent(b"")
         top = os.stat(name, dir_fd=fd)
-        found = [Found(b"", Kind.DIR, top)]
-        _walk_into(fd, b"", top.st_dev, found)
-    found.sort(key=lambda item: item.path)
-    return found
+        walker = _Walker(top.st_dev, into, unreadable, [Found(b"", Kind.DIR, top)])
+        walker.look_into(fd, b"", 1)
+    return sorted(walker.found, key=lambda item: item.path)
 
 
-def _walk_into(fd: int, path: bytes, device: int, found: list[Found]) -> None:
-    for name in os.listdir(fd):
-        raw = os.fsencode(name)
-        below = path + b"/" + raw if path else raw
-        if below == OF_THE_FILESYSTEM:
-            continue
-        status = os.stat(raw, dir_fd=fd, follow_symlinks=False)
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-        found.append(Found(below, kind, status))
-        # Another filesystem mounted inside is not part of this one.
-        if kind is Kind.DIR and status.st_dev == device:
-            inner = os.open(raw, _DIRECTORY, dir_fd=fd)
+@dataclass(frozen=True)
+class _Walker:
+    device: int
+    into: Callable[[bytes], bool]
+    unreadable: Callable[[bytes, OSError], None]
+    found: list[Found]
+
+    def look_into(self, fd: int, path: bytes, depth: int) -> None:
+        for name in os.listdir(fd):
+            raw = os.fsencode(name)
+            below = path + b"/" + raw if path else raw
+            if below == OF_THE_FILESYSTEM:
+                continue
             try:
-                _walk_into(inner, below, device, found)
-            finally:
-                os.close(inner)
+                self._look_at(fd, raw, below, depth)
+            except OSError as error:
+                self.unreadable(below, error)
+
+    def _look_at(self, fd: int, name: bytes, path: bytes, depth: int) -> None:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        found = Found(path, _KINDS.get(stat.S_IFMT(status.st_mode)), status)
+        self.found.append(found)
+        # Another filesystem mounted inside is not part of this one.
+        mounted = status.st_dev != self.device
+        if found.kind is not Kind.DIR or mounted or depth > MAX_DEPTH or not self.into(path):
+            return
+        inner = os.open(name, DIRECTORY, dir_fd=fd)
+        try:
+            self.look_into(inner, path, depth + 1)
+        finally:
+            os.close(inner)
 
 
 def hash_file(fd: int, name: bytes, progress: Callable[[int], None] | None = None) -> str:
@@ -139,23 +163,21 @@ def hash_file(fd: int, name: bytes, progress: Callable[[int], None] | None = Non
 def open_file(fd: int, name: bytes) -> int:
     """Open a regular file for reading, without changing its access time where that is allowed."""
     try:
-        return os.open(name, _FILE, dir_fd=fd)
+        return os.open(name, FILE, dir_fd=fd)
     except PermissionError:
-        return os.open(name, _FILE & ~os.O_NOATIME, dir_fd=fd)
+        return os.open(name, FILE & ~os.O_NOATIME, dir_fd=fd)
 
 
 def xattrs(fd: int, name: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """All extended attributes of a path itself, sorted by name.
-
-    Those of an overlay describe a mount and not the file, and are left out.
-    """
+    """All extended attributes of a path itself, sorted by name."""
     path = by_proc(fd, name)
     names = (os.fsencode(item) for item in os.listxattr(path, follow_symlinks=False))
-    return tuple(
-        (item, os.getxattr(path, item, follow_symlinks=False))
-        for item in sorted(names)
-        if not item.startswith(b"trusted.overlay.")
-    )
+    return tuple((item, os.getxattr(path, item, follow_symlinks=False)) for item in sorted(names))
+
+
+def without_overlay(found: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """Sorted xattrs without an overlay's own: those describe a mount and not the file."""
+    return tuple(sorted(item for item in found if not item[0].startswith(b"trusted.overlay.")))
 
 
 def by_proc(fd: int, name: bytes) -> bytes:

@@ -36,6 +36,9 @@ _SETTINGS = (
     "core.fsync=all",
     # Plain integers, not 16m: other readers of git's configuration trip over suffixes.
     "core.bigFileThreshold=16777216",
+    # git maps packs whole otherwise: a few releases would not fit the sandbox's address space.
+    "core.packedGitWindowSize=33554432",
+    "core.packedGitLimit=134217728",
     "gc.auto=0",
     "maintenance.auto=false",
     "pack.threads=1",
@@ -56,9 +59,12 @@ class Readable(Protocol):
 class Repository:
     """A bare repository at `path`; git runs in `sandbox` where there is one."""
 
-    def __init__(self, path: Path, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self, path: Path, sandbox: Sandbox | None = None, alternates: Path | None = None
+    ) -> None:
         self.path = path
         self.sandbox = sandbox
+        self._alternates = alternates
 
     @classmethod
     def create(
@@ -71,15 +77,13 @@ class Repository:
     ) -> Repository:
         """Make an empty repository in a folder that the sandbox's user can write.
 
-        `alternates`: the `objects` folder of another repository to read from.
+        `alternates`: the `objects` folder of another repository to read from, for as long as
+        this object is used: it is not written down.
         """
-        repository = cls(path, sandbox)
+        repository = cls(path, sandbox, alternates)
         repository.git(
             "init", "--quiet", "--bare", "--template=", f"--object-format={object_format}"
         )
-        if alternates is not None:
-            info = path / "objects" / "info" / "alternates"
-            repository.as_owner("tee", info, stdin=f"{alternates}\n".encode())
         return repository
 
     @cached_property
@@ -125,16 +129,16 @@ class Repository:
         arguments = self._argv("cat-file", "--batch")
         object_format = self.object_format
         with stream(
-            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
+            arguments, stdin=True, stdout=True, env=self._environment(), sandbox=self.sandbox
         ) as git:
             yield ObjectReader(git, object_format)
 
     @contextmanager
     def fast_import(self) -> Iterator[Stream]:
         """git's bulk writer: blobs in, and a commit made of them."""
-        arguments = self._argv("fast-import", "--quiet", "--done", "--date-format=raw")
+        arguments = self._argv("fast-import", "--quiet", "--done", "--force", "--date-format=raw")
         with stream(
-            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
+            arguments, stdin=True, stdout=True, env=self._environment(), sandbox=self.sandbox
         ) as git:
             yield git
 
@@ -146,7 +150,7 @@ class Repository:
         arguments = self._argv(
             "index-pack", "--strict", "--fix-thin", f"--max-input-size={max_bytes}", "--stdin"
         )
-        with stream(arguments, stdin=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
+        with stream(arguments, stdin=True, env=self._environment(), sandbox=self.sandbox) as git:
             try:
                 while chunk := source.read(_CHUNK):
                     git.stdin.write(chunk)
@@ -168,7 +172,7 @@ class Repository:
     def total_size(self) -> int:
         """Bytes of all objects that this repository itself holds, unpacked."""
         arguments = ("--batch-all-objects", "--unordered", "--batch-check=%(objectsize)")
-        sizes = self.git("cat-file", *arguments, timeout=_LONG).stdout
+        sizes = self.git("cat-file", *arguments, timeout=_LONG, own_only=True).stdout
         return sum(int(line) for line in sizes.split())
 
     def pack(self, tag: str, commit: str, out: IO[bytes], since: Sequence[str] = ()) -> None:
@@ -188,7 +192,11 @@ class Repository:
         # Not --thin: that makes git list objects by itself, along a history that is not there.
         arguments = ("pack-objects", "--stdout", "--quiet", "--delta-base-offset")
         with stream(
-            self._argv(*arguments), stdin=True, stdout=out, env=_ENVIRONMENT, sandbox=self.sandbox
+            self._argv(*arguments),
+            stdin=True,
+            stdout=out,
+            env=self._environment(),
+            sandbox=self.sandbox,
         ) as git:
             for line in lines:
                 git.stdin.write(line + b"\n")
@@ -211,13 +219,14 @@ class Repository:
         stdin: bytes | None = None,
         timeout: float = 120.0,
         ok: Iterable[int] = (0,),
+        own_only: bool = False,
     ) -> Result:
-        """One git command on this repository."""
+        """One git command on this repository; with `own_only` it does not see the alternates."""
         return run(
             self._argv(*arguments),
             stdin=stdin,
             timeout=timeout,
-            env=_ENVIRONMENT,
+            env=self._environment(own_only=own_only),
             sandbox=self.sandbox,
             ok=tuple(ok),
         )
@@ -225,6 +234,12 @@ class Repository:
     def as_owner(self, *argv: Argument, stdin: bytes | None = None) -> Result:
         """Another program as the user that owns this repository (moving and syncing files)."""
         return run(argv, stdin=stdin, sandbox=self.sandbox, timeout=600)
+
+    def _environment(self, *, own_only: bool = False) -> dict[str, str]:
+        if self._alternates is None or own_only:
+            return _ENVIRONMENT
+        quoted = str(self._alternates).replace("\\", "\\\\").replace('"', '\\"')
+        return {**_ENVIRONMENT, "GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{quoted}"'}
 
     def _argv(self, *arguments: Argument) -> list[Argument]:
         settings = [word for setting in _SETTINGS for word in ("-c", setting)]
@@ -273,7 +288,10 @@ class ObjectReader:
         self._exactly(1)
 
     def _header(self, oid: str, kind: str) -> int:
-        header = self._git.stdout.readline(256).decode("ascii", "replace").split()
+        line = self._git.stdout.readline(256)
+        if not line:
+            raise self._stopped()
+        header = line.decode("ascii", "replace").split()
         if len(header) != 3 or header[:2] != [oid, kind] or not header[2].isdigit():
             raise NotTrustedError(
                 f"The store should hold the {kind} {oid}, found '{' '.join(header)}'.",
@@ -284,5 +302,8 @@ class ObjectReader:
     def _exactly(self, size: int) -> bytes:
         content = self._git.stdout.read(size)
         if len(content) != size:
-            raise DeviceFaultError(f"git stopped in the middle: {self._git.error_text()}")
+            raise self._stopped()
         return content
+
+    def _stopped(self) -> DeviceFaultError:
+        return DeviceFaultError(f"git stopped in the middle: {self._git.error_text().strip()}")

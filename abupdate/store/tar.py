@@ -9,13 +9,15 @@ names of the machine that made it are refused.
 from __future__ import annotations
 
 import hashlib
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from typing import IO, Protocol
+from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
+from typing import IO, Protocol, Self
 
 from abupdate.errors import SourceError
 from abupdate.store.manifest import Entry, Kind, escape
-from abupdate.store.paths import CHUNK
+from abupdate.store.paths import CHUNK, OF_THE_FILESYSTEM, without_overlay
 
 _XATTR = "SCHILY.xattr."
 _ACL_AS_TEXT = ("SCHILY.acl.access", "SCHILY.acl.default")
@@ -34,6 +36,20 @@ _KINDS = {
     tarfile.BLKTYPE: Kind.BLOCK,
     tarfile.FIFOTYPE: Kind.FIFO,
 }
+
+
+class _Member(tarfile.TarInfo):
+    """A header that must be whole: `tarfile` takes a damaged one for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """The next header. Raises `ReadError` for all but a real end, a block of zeros."""
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(f"cut off or damaged: {error}") from error
 
 
 class Taker(Protocol):
@@ -55,14 +71,20 @@ def read_tar(stream: IO[bytes], taker: Taker) -> list[str]:
     plain = 0
     try:
         with tarfile.open(
-            fileobj=stream, mode="r|*", encoding="utf-8", errors="surrogateescape"
+            fileobj=stream,
+            mode="r|*",
+            encoding="utf-8",
+            errors="surrogateescape",
+            tarinfo=_Member,
         ) as tar:
             for member in tar:
                 path = _path(member.name)
+                if path.split(b"/")[0] == OF_THE_FILESYSTEM:
+                    continue
                 plain += not member.pax_headers
                 taker.take(_entry(tar, member, path, taker))
                 seen.add(path)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError) as error:
         raise SourceError(
             f"A directory or a tar was expected, but the tar cannot be read: {error}.",
             f"Make it with: {_RIGHT_WAY}",
@@ -139,6 +161,8 @@ def _mtime(member: tarfile.TarInfo) -> int:
     text = member.pax_headers.get("mtime")
     if text is None:
         return int(member.mtime) * 1_000_000_000
+    if not re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]*)?", text):
+        raise SourceError(f"{_shown(_path(member.name))}: the tar has the time {text!r}.")
     whole, _, part = text.partition(".")
     sign = -1 if whole.startswith("-") else 1
     return int(whole) * 1_000_000_000 + sign * int((part + "0" * 9)[:9])
@@ -157,9 +181,7 @@ def _xattrs(member: tarfile.TarInfo, path: bytes) -> tuple[tuple[bytes, bytes], 
                 "that made it.",
                 "Make the tar with --xattrs --xattrs-include='*' beside --acls, or without ACLs.",
             )
-    return tuple(
-        sorted(item for item in found.items() if not item[0].startswith(b"trusted.overlay."))
-    )
+    return without_overlay(found.items())
 
 
 def _bytes(text: str) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 from abupdate.events import Events
@@ -44,7 +45,9 @@ def compare(target: Path, content: CommitContent, events: Events) -> list[Differ
     """
     expected = {entry.path: entry for entry in _whole(content)}
     total = sum(entry.size or 0 for entry in expected.values())
+    folders = {path for path, entry in expected.items() if entry.kind is Kind.DIR}
     differences: list[Difference] = []
+    unread: list[tuple[bytes, OSError]] = []
     groups: dict[tuple[int, int], bytes] = {}
     read = 0
 
@@ -54,7 +57,7 @@ def compare(target: Path, content: CommitContent, events: Events) -> list[Differ
         events.progress(min(read, total), total)
 
     with directories(target) as opened:
-        for found in walk(target):
+        for found in walk(target, folders.__contains__, lambda *what: unread.append(what)):
             entry = expected.pop(found.path, None)
             if entry is None:
                 differences.append(Difference(found.path, "is not in the release"))
@@ -66,8 +69,18 @@ def compare(target: Path, content: CommitContent, events: Events) -> list[Differ
             what = _difference(entry, found, opened, again, progress)
             if what is not None:
                 differences.append(Difference(found.path, what))
-    differences += [Difference(path, "is missing") for path in expected]
+    for path, error in unread:
+        differences.append(Difference(path, f"cannot be read ({error.strerror})"))
+    # What lies below a folder that cannot be read is not missing, as far as anybody knows.
+    hidden = {path for path, _ in unread}
+    differences += [
+        Difference(path, "is missing") for path in expected if hidden.isdisjoint(_and_above(path))
+    ]
     return sorted(differences, key=lambda difference: difference.path)
+
+
+def _and_above(path: bytes) -> Iterator[bytes]:
+    return accumulate(path.split(b"/"), lambda above, name: b"%s/%s" % (above, name))
 
 
 def _whole(content: CommitContent) -> Iterator[Entry]:

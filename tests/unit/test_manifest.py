@@ -20,7 +20,7 @@ DIGEST = "ab" * 32
 components = (
     st.binary(min_size=1, max_size=20)
     .map(lambda raw: raw.replace(b"/", b"_").replace(b"\0", b"0"))
-    .filter(lambda name: name not in (b".", b".."))
+    .filter(lambda name: name not in (b".", b"..", *manifest.RESERVED))
 )
 ids = st.integers(0, (1 << 32) - 2)
 
@@ -43,7 +43,7 @@ def trees(draw: st.DrawFn) -> list[Entry]:
             draw(ids),
             draw(ids),
             draw(st.integers(-(1 << 60), 1 << 60)),
-            size=draw(st.integers(0, 1 << 60)) if content else None,
+            size=draw(st.integers(1, 4095 if kind is Kind.LINK else 1 << 60)) if content else None,
             sha256=draw(st.binary(min_size=32, max_size=32)).hex() if content else None,
             device=(draw(st.integers(0, 4095)), 7) if kind in manifest.DEVICES else None,
             xattrs=tuple(
@@ -177,7 +177,8 @@ def test_stored_names_lead_back(path: bytes) -> None:
         (b".g\xe2\x80\x8cit", b".abu%.g\xe2\x80\x8cit"),
         (b"git~1", b".abu%git~1"),
         (b"gi7eba~1", b".abu%gi7eba~1"),
-        (b"a\\.git", b".abu%a\\.git"),
+        (b"a\\.git", b"a\\.abu%.git"),
+        (b"\\.abu%", b"\\.abu%.abu%"),
         (b".gitmodules", b".abu%.gitmodules"),
         (b".abu%x", b".abu%.abu%x"),
         (b".gitignore", b".gitignore"),
@@ -190,7 +191,7 @@ def test_names_that_git_refuses(path: bytes, stored: bytes) -> None:
     assert names.true(stored) == path
 
 
-@pytest.mark.parametrize("stored", [b".git", b".abu%plain", b"a/.abu%.gitignore"])
+@pytest.mark.parametrize("stored", [b".git", b".abu%plain", b"a/.abu%.gitignore", b".abu%a\\.git"])
 def test_names_that_nobody_stores_are_refused(stored: bytes) -> None:
     with pytest.raises(ValueError, match="does not write"):
         names.true(stored)
