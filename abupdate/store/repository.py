@@ -59,12 +59,9 @@ class Readable(Protocol):
 class Repository:
     """A bare repository at `path`; git runs in `sandbox` where there is one."""
 
-    def __init__(
-        self, path: Path, sandbox: Sandbox | None = None, alternates: Path | None = None
-    ) -> None:
+    def __init__(self, path: Path, sandbox: Sandbox | None = None) -> None:
         self.path = path
         self.sandbox = sandbox
-        self._alternates = alternates
 
     @classmethod
     def create(
@@ -77,13 +74,16 @@ class Repository:
     ) -> Repository:
         """Make an empty repository in a folder that the sandbox's user can write.
 
-        `alternates`: the `objects` folder of another repository to read from, for as long as
-        this object is used: it is not written down.
+        `alternates`: the `objects` folder of another repository to read from.
         """
-        repository = cls(path, sandbox, alternates)
+        repository = cls(path, sandbox)
         repository.git(
             "init", "--quiet", "--bare", "--template=", f"--object-format={object_format}"
         )
+        if alternates is not None:
+            # Written down, not given to each git: a quarantine's store may have some itself.
+            info = path / "objects" / "info" / "alternates"
+            repository.as_owner("tee", info, stdin=f"{alternates}\n".encode())
         return repository
 
     @cached_property
@@ -129,7 +129,7 @@ class Repository:
         arguments = self._argv("cat-file", "--batch")
         object_format = self.object_format
         with stream(
-            arguments, stdin=True, stdout=True, env=self._environment(), sandbox=self.sandbox
+            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
         ) as git:
             yield ObjectReader(git, object_format)
 
@@ -138,7 +138,7 @@ class Repository:
         """git's bulk writer: blobs in, and a commit made of them."""
         arguments = self._argv("fast-import", "--quiet", "--done", "--force", "--date-format=raw")
         with stream(
-            arguments, stdin=True, stdout=True, env=self._environment(), sandbox=self.sandbox
+            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
         ) as git:
             yield git
 
@@ -150,7 +150,7 @@ class Repository:
         arguments = self._argv(
             "index-pack", "--strict", "--fix-thin", f"--max-input-size={max_bytes}", "--stdin"
         )
-        with stream(arguments, stdin=True, env=self._environment(), sandbox=self.sandbox) as git:
+        with stream(arguments, stdin=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
             try:
                 while chunk := source.read(_CHUNK):
                     git.stdin.write(chunk)
@@ -168,12 +168,6 @@ class Repository:
                     f"{error.stderr.strip() or error.message}",
                     "Get the bundle again.",
                 ) from error
-
-    def total_size(self) -> int:
-        """Bytes of all objects that this repository itself holds, unpacked."""
-        arguments = ("--batch-all-objects", "--unordered", "--batch-check=%(objectsize)")
-        sizes = self.git("cat-file", *arguments, timeout=_LONG, own_only=True).stdout
-        return sum(int(line) for line in sizes.split())
 
     def pack(self, tag: str, commit: str, out: IO[bytes], since: Sequence[str] = ()) -> None:
         """Write the pack of a bundle: a tag, its commit, and all of its tree.
@@ -219,14 +213,13 @@ class Repository:
         stdin: bytes | None = None,
         timeout: float = 120.0,
         ok: Iterable[int] = (0,),
-        own_only: bool = False,
     ) -> Result:
-        """One git command on this repository; with `own_only` it does not see the alternates."""
+        """One git command on this repository."""
         return run(
             self._argv(*arguments),
             stdin=stdin,
             timeout=timeout,
-            env=self._environment(own_only=own_only),
+            env=_ENVIRONMENT,
             sandbox=self.sandbox,
             ok=tuple(ok),
         )
@@ -234,12 +227,6 @@ class Repository:
     def as_owner(self, *argv: Argument, stdin: bytes | None = None) -> Result:
         """Another program as the user that owns this repository (moving and syncing files)."""
         return run(argv, stdin=stdin, sandbox=self.sandbox, timeout=600)
-
-    def _environment(self, *, own_only: bool = False) -> dict[str, str]:
-        if self._alternates is None or own_only:
-            return _ENVIRONMENT
-        quoted = str(self._alternates).replace("\\", "\\\\").replace('"', '\\"')
-        return {**_ENVIRONMENT, "GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{quoted}"'}
 
     def _argv(self, *arguments: Argument) -> list[Argument]:
         settings = [word for setting in _SETTINGS for word in ("-c", setting)]
