@@ -189,7 +189,7 @@ class Repository:
             self._argv(*arguments),
             stdin=True,
             stdout=out,
-            env=self._environment(),
+            env=_ENVIRONMENT,
             sandbox=self.sandbox,
         ) as git:
             for line in lines:

@@ -69,6 +69,7 @@ def compare(target: Path, content: CommitContent, events: Events) -> list[Differ
             what = _difference(entry, found, opened, again, progress)
             if what is not None:
                 differences.append(Difference(found.path, what))
+    events.progress(total, total)
     for path, error in unread:
         differences.append(Difference(path, f"cannot be read ({error.strerror})"))
     # What lies below a folder that cannot be read is not missing, as far as anybody knows.

@@ -149,6 +149,17 @@ FILE = b"f 0644 0:0 0 size=1 sha256=" + DIGEST.encode()
         pytest.param([b". d 0755 0:0 0 x.a=1 x.a=2"], id="attribute twice"),
         pytest.param([b". d 0755 0:0 0 what=ever"], id="unknown field"),
         pytest.param([b". d 0755 0:0 0", b"a" * 256 + b" " + FILE], id="component too long"),
+        pytest.param([b". d 0755 0:0 0", b".abupdate d 0755 0:0 0"], id="reserved"),
+        pytest.param([b". d 0755 0:0 0", b"lost+found d 0755 0:0 0"], id="ext4's own"),
+        pytest.param(
+            [b". d 0755 0:0 0", b"l l 0777 0:0 0 size=4096 sha256=" + DIGEST.encode()],
+            id="symlink too long",
+        ),
+        pytest.param(
+            [b". d 0755 0:0 0", *(b"/".join([b"d"] * n) + b" d 0755 0:0 0" for n in range(1, 258))],
+            id="too deep",
+        ),
+        pytest.param([b". d 0755 0:0 0 x.user.a=" + b"a" * 65537], id="attribute too large"),
         pytest.param([], id="nothing"),
     ],
 )
