@@ -40,6 +40,12 @@ def create(
     With `since`, a delta for those who have one of these releases: it leaves out
     what any of them has, and needs all of them.
     """
+    if out.exists() and not out.is_file():
+        # The whole file is renamed over it: /dev/null would be a device no more.
+        raise UsageError(
+            f"A bundle is written to a file, and {out} is a folder or a device.",
+            "Give the path of a new file.",
+        )
     tag_oid, commit = _signed(repository, version)
     needed = []
     for older in dict.fromkeys(since):

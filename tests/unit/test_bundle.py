@@ -6,6 +6,7 @@ import io
 import os
 import pwd
 import random
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -486,3 +487,13 @@ def _evil_tree(folder: Path, key: Key, name: bytes) -> bytes:
     names = "".join(f"{oid}\n" for oid in (tag, commit, tree, blob)).encode()
     pack = repository.git("pack-objects", "--stdout", "-q", stdin=names).stdout
     return format_header(BundleHeader("sha256", ONE, tag)) + pack
+
+
+def test_a_bundle_never_replaces_a_device_or_a_folder(sha256: Publisher, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for out in (pipe, tmp_path):
+        with pytest.raises(UsageError, match="written to a file"):
+            create(sha256.repository, ONE, [], out)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
