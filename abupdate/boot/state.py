@@ -193,7 +193,7 @@ def rollback(state: BootState, booted: str) -> BootState:
     if other not in state.good:
         raise RefusedError(
             f"Slot {other} holds no confirmed system to go back to.",
-            "Install the release that you want: abupdate install BUNDLE --allow-downgrade",
+            "Install the release that you want: abupdate install BUNDLE",
         )
     return _armed(state, other)
 

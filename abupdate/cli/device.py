@@ -75,6 +75,7 @@ def install(
     is touched, what was written is read back from the disk, and only then is
     GRUB told to try it:
 
+    \b
         abupdate install gateway-2.bundle && reboot
     """
     from abupdate.cli.show import terminal_events

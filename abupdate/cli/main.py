@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import traceback
@@ -22,13 +24,20 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
     arguments = list(sys.argv[1:] if argv is None else argv)
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
-        _build(arguments)(arguments, prog_name="abupdate", obj=machine)
+        try:
+            _build(arguments)(arguments, prog_name="abupdate", obj=machine)
+        finally:
+            sys.stdout.flush()  # here, where a reader that left or a full disk can be told
     except AbupdateError as error:
         return _told(error.message, error.hint, error.exit_code)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else ExitCode.OK
     except BrokenPipeError:
+        # Nobody reads on. What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:
+        return _told_os_error(error)
     except Exception:
         traceback.print_exc()
         return _told("This is a bug in abupdate.", "Please report the lines above.", ExitCode.BUG)
@@ -74,6 +83,16 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise InterruptedByUserError("Stopped.")
+
+
+def _told_os_error(error: OSError) -> int:
+    """A fault of the machine that nobody below could say more about."""
+    where = f"{error.filename}: " if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = ExitCode.NO_SPACE if full else ExitCode.DEVICE_FAULT
+    if full:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _told(f"{where}{error.strerror}.", None, code)
 
 
 def _told(message: str, hint: str | None, code: int) -> int:

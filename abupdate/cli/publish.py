@@ -43,12 +43,18 @@ def keygen(
     Writes NAME (keep it secret), NAME.pub, and adds the signer's line to
     allowed_signers, the file that devices carry:
 
+    \b
         abupdate publish keygen --out keys --name alice@example.org
     """
     from abupdate.release.signature import generate_key
     from abupdate.release.signers import check_principal
 
     check_principal(name)
+    if name == "allowed_signers" or name.endswith(".pub"):
+        raise UsageError(
+            f"The private key would be the file '{name}', which is a name for public files.",
+            "Choose another --name.",
+        )
     terminal = _terminal(required=True) if passphrase else None
     signers = out / "allowed_signers"
     with _told_files():
@@ -80,6 +86,7 @@ def commit(
     input gives the same commit. SOURCE_DATE_EPOCH dates it, else its newest
     file. The repository is made when it is missing:
 
+    \b
         abupdate publish commit root.tar --repo r.git --version 2 --compatible gw
 
     The commit waits at refs/abupdate/commits/VERSION until it is signed.
@@ -122,6 +129,7 @@ def sign(
 
     Every byte is read once more before. A version is signed once:
 
+    \b
         abupdate publish sign --repo r.git --version 2 --key keys/release
     """
     from abupdate.release import publisher
@@ -148,6 +156,7 @@ def bundle(
 
     Without --since it brings everything; a delta brings what the older release lacks:
 
+    \b
         abupdate publish bundle --repo r.git --version 2 --since 1 -o gw-2.bundle
     """
     from abupdate.release import bundle as bundles
@@ -201,6 +210,7 @@ def verify(
 def log(repo: Repo) -> None:
     """List the releases of a repository, the highest version first.
 
+    \b
         abupdate publish log --repo r.git
 
     It tells which key signed each, and does not verify the signatures.

@@ -1,4 +1,4 @@
-"""The disk of a device (design section 3): partitions, names, labels.
+"""The disk of a device (docs/disk.md): partitions, names, labels.
 
 GPT; partition names and filesystem labels agree. A slot's filesystem label is
 the commit mark: it is the slot's own (`rootA`) only while the slot holds a

@@ -29,6 +29,7 @@ from abupdate.store.repository import Readable, Repository
 
 __all__ = ["BundleHeader", "Received", "create", "parse_header", "receive"]
 
+_SIGNATURE = b"# v"
 _ROOM = 64 * 1024 * 1024
 
 
@@ -40,12 +41,7 @@ def create(
     With `since`, a delta for those who have one of these releases: it leaves out
     what any of them has, and needs all of them.
     """
-    if out.exists() and not out.is_file():
-        # The whole file is renamed over it: /dev/null would be a device no more.
-        raise UsageError(
-            f"A bundle is written to a file, and {out} is a folder or a device.",
-            "Give the path of a new file.",
-        )
+    _refuse_to_replace(out)
     tag_oid, commit = _signed(repository, version)
     needed = []
     for older in dict.fromkeys(since):
@@ -67,6 +63,20 @@ def create(
         Path(name).unlink(missing_ok=True)
         raise
     return header
+
+
+def _refuse_to_replace(out: Path) -> None:
+    """A new file is renamed over `out`: it may be another bundle, never a device or a key."""
+    if not os.path.lexists(out):
+        return
+    if out.is_file() and not out.is_symlink():
+        with out.open("rb") as file:
+            if file.read(len(_SIGNATURE)) == _SIGNATURE:
+                return
+    raise UsageError(
+        f"A bundle replaces another bundle at most, and {out} is something else.",
+        "Give the path of a new file.",
+    )
 
 
 def _signed(repository: Repository, version: Version) -> tuple[str, str]:

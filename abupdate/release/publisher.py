@@ -6,6 +6,7 @@ A commit waits at `refs/abupdate/commits/<version>` until it is signed; the tag
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from contextlib import AbstractContextManager
@@ -188,8 +189,8 @@ def check_bundle(
     at the tag's own date.
     """
     trust.require_keys()
-    limit = bundle.stat().st_size if bundle.is_file() else 0
     with _opened(bundle) as file:
+        limit = os.fstat(file.fileno()).st_size
         header = parse_header(CountedSource(file, _HEADER_LIMIT))
     with tempfile.TemporaryDirectory(prefix="abupdate-") as folder:
         store = Repository.create(

@@ -22,7 +22,7 @@ from abupdate.store.paths import CHUNK, OF_THE_FILESYSTEM, without_overlay
 _XATTR = "SCHILY.xattr."
 _ACL_AS_TEXT = ("SCHILY.acl.access", "SCHILY.acl.default")
 
-_RIGHT_WAY = "tar --format=pax --xattrs --acls --numeric-owner -C ROOTFS -cf FILE ."
+_RIGHT_WAY = "tar --format=pax --xattrs --xattrs-include='*' --numeric-owner -C ROOTFS -cf FILE ."
 
 _KINDS = {
     tarfile.DIRTYPE: Kind.DIR,

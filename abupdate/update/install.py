@@ -1,4 +1,4 @@
-"""The install: one transaction from a bundle to an armed slot (design section 7).
+"""The install: one transaction from a bundle to an armed slot .
 
 Read `install` from top to bottom: that is the order of the writes, and each
 line may be the last one before the power goes. Until `arm`, the booted slot is

@@ -54,7 +54,7 @@ class BootedStatus:
 
 @dataclass(frozen=True)
 class BootStatus:
-    """The boot state of design section 4, and which copy of it is whole."""
+    """The boot state (docs/boot-state-machine.md), and which copy of it is whole."""
 
     slot: str
     good: str

@@ -256,12 +256,12 @@ class TestCreate:
         def broken(*_: object) -> None:
             raise SourceError("no")
 
-        (tmp_path / "x").write_text("old")
+        (tmp_path / "x").write_text("# v3 git bundle, old")
         monkeypatch.setattr(Repository, "pack", broken)
         with pytest.raises(SourceError):
             create(sha256.repository, ONE, [], tmp_path / "x")
         assert names(tmp_path) == ["x"]
-        assert (tmp_path / "x").read_text() == "old"
+        assert (tmp_path / "x").read_text() == "# v3 git bundle, old"
 
 
 def _header(*lines: str, end: str = "\n\n") -> bytes:
@@ -492,8 +492,11 @@ def _evil_tree(folder: Path, key: Key, name: bytes) -> bytes:
 def test_a_bundle_never_replaces_a_device_or_a_folder(sha256: Publisher, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for out in (pipe, tmp_path):
-        with pytest.raises(UsageError, match="written to a file"):
+    secret = tmp_path / "secret"
+    secret.write_text("a private key\n")
+    for out in (pipe, tmp_path, secret):
+        with pytest.raises(UsageError, match="something else"):
             create(sha256.repository, ONE, [], out)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert names(tmp_path) == ["pipe"]
+    assert secret.read_text() == "a private key\n"
+    assert names(tmp_path) == ["pipe", "secret"]

@@ -90,3 +90,27 @@ def test_no_module_prints_or_exits_but_the_command() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 allowed = path.name == "failpoints.py" and node.func.id == "print"
                 assert allowed or node.func.id not in ("print", "exit", "quit"), path
+
+
+def test_a_private_key_never_gets_the_name_of_a_public_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("allowed_signers", "me.pub"):
+        assert main(["publish", "keygen", "--out", str(tmp_path), "--name", name]) == 2
+        assert "public" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_behind_the_output_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "abupdate.cli.main", "config", "show"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=ROOT,
+        )
+    assert done.returncode == 8
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
