@@ -14,7 +14,7 @@ help:
 	@echo "make test   all tests"
 	@echo "make vm     a virtual machine with a console to log in to"
 	@echo "make rows   what must work, with its tests and their last result"
-	@echo "make clean  drop built images; distclean: also downloads and the virtual environment"
+	@echo "make clean  drop built releases and disks; distclean: also what was downloaded, and .venv"
 
 demo: install-tools
 	$(BIN)/python qemu/demo.py --firmware $(FIRMWARE)
@@ -57,7 +57,7 @@ $(VENV)/stamp: pyproject.toml .cache/apt.stamp
 	@touch $@
 
 clean:
-	rm -rf .cache/images .cache/runs build *.egg-info
+	rm -rf $(addprefix .cache/,system release series bundle disk kernel) build *.egg-info
 
 distclean: clean
 	rm -rf .cache $(VENV)
