@@ -74,7 +74,9 @@ class DeviceVM:
 
         The arguments are patterns; boots that do not match are passed over.
         """
-        pattern = rf"ABUPDATE-MARKER release={release} slot=\S* boot={boot} attempt={attempt} uname"
+        words = rf"release={release} slot=\S* boot={boot} attempt={attempt} uname=\S+"
+        # Up to the end of the line: the console also offers lines that are still being printed.
+        pattern = rf"ABUPDATE-MARKER {words} \."
         line = self.vm.serial.wait_for(pattern, timeout, self._since).string
         (marker,) = _markers(line)
         argument = rf"abupdate\.slot={marker.slot} abupdate\.boot={marker.boot}( |$)"

@@ -64,16 +64,18 @@ def test_reaches_a_login(
 
 
 def test_a_person_logs_in_with_the_password_of_this_run_only(machine: DeviceVM) -> None:
-    serial = machine.vm.serial
-    for password, answer in (("", "incorrect"), ("wrong", "incorrect"), (PASSWORD, "demo@")):
-        serial.write("\n")
-        at = serial.position
-        serial.wait_for(r"login: ", timeout=60, since=at)
+    serial, at = machine.vm.serial, 0
+    for password, answer in (("", "incorrect"), ("wrong", "incorrect"), (PASSWORD, r"demo@\S+")):
+        serial.wait_for(r"abupdate login: $", timeout=60, since=at)
+        time.sleep(2)  # login throws away what was typed before its prompt was complete
         at = serial.position
         serial.write("demo\n")
         serial.wait_for(r"Password: ", timeout=60, since=at)
+        time.sleep(2)
+        at = serial.position
         serial.write(f"{password}\n")
         serial.wait_for(answer, timeout=60, since=at)
+        at = serial.position
     serial.write("exit\n")
 
 
