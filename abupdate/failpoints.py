@@ -31,7 +31,6 @@ NAMES = frozenset(
         "slot-mounted",
         "materialise-half",
         "materialised",
-        "fixups-run",
         "synced",
         "unmounted",
         "cache-dropped",

@@ -60,6 +60,7 @@ def admit(
     """
     trusted = trust.trust_files(machine.paths)
     trusted.require_keys()
+    failpoint("source-opened")
     with events.step("receive", "Receive the bundle"):
         received = receive(source, machine.store(), settings.store.max_bundle, events)
     with received:

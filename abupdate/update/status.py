@@ -2,7 +2,8 @@
 
 The JSON form is a contract: its schema is docs/status.schema.json, made from
 these classes; `schema_version` rises when a field changes its meaning or goes.
-Nothing here needs root, writes, or imports what takes long.
+Nothing here writes or imports what takes long. Labels and boot state are
+readable by root only: others see slots as unfinished and the copies as problems.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 # What happens between the lock and the last write of an install, in its order.
 INSTALL_POINTS = [
     "locked",
+    "source-opened",
     "quarantined",
     "trusted",
     "joined",

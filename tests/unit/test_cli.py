@@ -114,3 +114,10 @@ def test_a_full_disk_behind_the_output_is_told() -> None:
     assert done.returncode == 8
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_failpoint_is_somewhere() -> None:
+    from abupdate.failpoints import NAMES
+
+    code = "".join(path.read_text() for path in (ROOT / "abupdate").rglob("*.py"))
+    assert [name for name in sorted(NAMES) if f'failpoint("{name}")' not in code] == []
