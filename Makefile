@@ -7,13 +7,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick lint rows schema install-tools clean distclean
+.PHONY: help demo vm test test-quick test-grub-all lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
-	@echo "make test   all tests"
+	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
+	@echo "            test-grub-all: every state of the boot rules in real GRUB"
 	@echo "make vm     a virtual machine with a console to log in to"
 	@echo "make rows   what must work, with its tests and their last result"
+	@echo "make docs   the parts of docs/ that come from the code"
 	@echo "make clean  drop built releases and disks; distclean: also what was downloaded, and .venv"
 
 demo: install-tools
@@ -28,14 +30,21 @@ test: install-tools
 test-quick: install-tools
 	$(BIN)/pytest -m "not vm"
 
+# Every state of the boot rules in real GRUB; half an hour on two cores. ARGS=--other: the other
+# Debian's GRUB; ARGS="--firmware uefi" takes three hours.
+test-grub-all: install-tools
+	PYTHONPATH=qemu $(BIN)/python -m tests.grub.sweep --all $(ARGS)
+
 lint: install-tools
 	$(BIN)/pytest tests/unit/test_style.py
 
 rows: install-tools
 	$(BIN)/python tests/rows.py
 
-schema: install-tools
+docs: install-tools
 	$(BIN)/python -m tests.schema
+	$(BIN)/python -m tests.boot_docs
+	PYTHONPATH=qemu $(BIN)/python -m tests.grub.boot_by_boot
 
 install-tools: .cache/apt.stamp $(VENV)/stamp
 

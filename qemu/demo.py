@@ -166,9 +166,12 @@ def play(timeline: Timeline, parts: Parts, folder: Path, firmware: Firmware) -> 
     medium = make_medium(folder / "medium.img", files)
     with VM([disk, Disk(medium, readonly=True)], firmware=firmware, accel=parts.accel) as vm:
         machine = DeviceVM(vm)
-        release_one(timeline, machine)
-        update(timeline, machine)
-        fallback(timeline, machine)
+        try:
+            release_one(timeline, machine)
+            update(timeline, machine)
+            fallback(timeline, machine)
+        except DifferentError as error:
+            raise DifferentError(f"{error}\n{vm.serial.tail()}") from error
         with timeline.step("power off"):
             machine.power_off()
 

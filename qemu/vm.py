@@ -30,14 +30,13 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import cache
+import write_log
 from agent import Agent
+from hardware import Bus, device_options, flash_options
 from qemu.qmp import ExecuteError, QMPClient
 from serial_console import SerialConsole, VMError
 
 Firmware = Literal["uefi", "bios"]
-
-OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 # The fastest to boot of those that work: "max" hangs early, and svm makes the guest load kvm.
 TCG_CPU = "qemu64,-svm"
@@ -49,33 +48,22 @@ _PROBE_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of the machine. `bus`: virtio, sata, nvme, usb or scsi."""
+    """A disk of the machine. `first`: the firmware starts from it, wherever it is."""
 
     path: Path
-    bus: Literal["virtio", "sata", "nvme", "usb", "scsi"] = "virtio"
+    bus: Bus = "virtio"
     readonly: bool = False
     sector: int = 512
+    first: bool = False
 
     def options(self, name: str) -> list[str]:
         """QEMU's command line for it."""
-        device, controller = {
-            "virtio": ("virtio-blk-pci", None),
-            "sata": ("ide-hd", "ich9-ahci"),
-            "nvme": ("nvme", None),
-            "usb": ("usb-storage", "qemu-xhci"),
-            "scsi": ("scsi-hd", "virtio-scsi-pci"),
-        }[self.bus]
         readonly = "on" if self.readonly else "off"
-        sectors = f",logical_block_size={self.sector},physical_block_size={self.sector}"
-        more = [] if controller is None else ["-device", f"{controller},id={name}-bus"]
-        bus = "" if controller is None else f",bus={name}-bus.0"
         return [
             "-drive",
             f"if=none,id={name},file={self.path},format=raw,cache=writeback,"
             f"discard=unmap,read-only={readonly}",
-            *more,
-            "-device",
-            f"{device},drive={name},id={name}-device,serial={name}{bus}{sectors}",
+            *device_options(name, self.bus, self.sector, first=self.first),
         ]
 
 
@@ -87,6 +75,7 @@ class VM:
         disks: Sequence[Disk | Path],
         *,
         firmware: Firmware = "uefi",
+        secure_boot: bool = False,
         accel: str = "tcg",
         memory: int = 1024,
         cpus: int = 2,
@@ -96,10 +85,13 @@ class VM:
     ) -> None:
         """`memory` in MiB; `password` for the user demo of a test guest.
 
-        `display` is QEMU's (none, gtk, sdl, vnc=…), `extra` more of its arguments.
+        `secure_boot`: the firmware starts only what Microsoft has signed, and
+        asks shim for the rest. `display` is QEMU's (none, gtk, sdl, vnc=…),
+        `extra` more of its arguments.
         """
         self.disks = [disk if isinstance(disk, Disk) else Disk(disk) for disk in disks]
         self.firmware: Firmware = firmware
+        self._secure_boot = secure_boot
         self._accel = accel
         self._memory = memory
         self._cpus = cpus
@@ -162,13 +154,15 @@ class VM:
     def _machine(self) -> list[str]:
         words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", self._display]
         # Without q35's own AHCI, whose six empty ports cost a boot a second.
-        words += ["-machine", "q35,sata=off", *self._processor()]
+        smm = ",smm=on" if self._secure_boot else ""
+        words += ["-machine", f"q35,sata=off{smm}", *self._processor()]
         words += ["-m", str(self._memory), "-smp", str(self._cpus), "-vga", "std"]
         words += ["-device", "virtio-rng-pci"]
         for number, port in enumerate(HOTPLUG_PORTS, 1):
             words += ["-device", f"pcie-root-port,id={port},chassis={number},slot={number}"]
         if self.firmware == "uefi":
-            words += self._uefi()
+            variables = self.directory / "vars.fd"
+            words += flash_options(variables, secure_boot=self._secure_boot)
         for number, disk in enumerate(self.disks):
             words += disk.options(f"disk{number}")
         if self._password is not None:
@@ -207,12 +201,18 @@ class VM:
         """Press the reset button."""
         self.qmp("system_reset")
 
-    def attach_disk(self, name: str, disk: Disk) -> None:
-        """Plug a virtio disk in while the machine runs; it is gone at the next `start`."""
+    def attach_disk(self, name: str, disk: Disk, log: Path | None = None) -> None:
+        """Plug a virtio disk in while the machine runs; it is gone at the next `start`.
+
+        `log`: where all writes to it are kept, see `write_log`.
+        """
         port = next((port for port in HOTPLUG_PORTS if port not in self._plugged.values()), None)
         if port is None:
             raise VMError(f"All {len(HOTPLUG_PORTS)} hotplug ports are taken.")
-        file = {"driver": "file", "filename": str(disk.path), "read-only": disk.readonly}
+        file: dict[str, object] = {"driver": "file", "filename": str(disk.path)}
+        file["read-only"] = disk.readonly
+        if log is not None:
+            file = write_log.node(disk.path, log)
         node = {"driver": "raw", "node-name": name, "read-only": disk.readonly, "file": file}
         self.qmp("blockdev-add", **node)
         self.qmp("device_add", driver="virtio-blk-pci", drive=name, id=name, serial=name, bus=port)
@@ -248,16 +248,6 @@ class VM:
         if self._accel == "kvm":
             return ["-accel", "kvm", "-cpu", "host"]
         return ["-accel", "tcg,thread=multi", "-cpu", TCG_CPU]
-
-    def _uefi(self) -> list[str]:
-        variables = self.directory / "vars.fd"
-        if not variables.exists():
-            shutil.copyfile(OVMF_VARS, variables)
-        flash = "if=pflash,format=raw,unit"
-        return [
-            *("-drive", f"{flash}=0,readonly=on,file={OVMF_CODE}"),
-            *("-drive", f"{flash}=1,file={variables}"),
-        ]
 
     def _socket(self, name: str) -> Path:
         return self.directory / f"{name}.sock"

@@ -1,4 +1,4 @@
-"""`make schema`: the JSON schema of `abupdate status --json`, from its classes."""
+"""`make docs`: the JSON schema of `abupdate status --json`, from its classes."""
 
 from __future__ import annotations
 

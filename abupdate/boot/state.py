@@ -99,7 +99,10 @@ def provision(tries: int, limit: int) -> BootState:
 
 
 def begin(state: BootState, target: str, booted: str) -> BootState:
-    """Before the first byte of slot `target` changes: nothing may boot it any more."""
+    """Before the first byte of slot `target` changes: nothing may boot it any more.
+
+    Needs: t≠booted; booted ∈ good or rescue; not from inside a running trial.
+    """
     if target == booted:
         raise RefusedError(
             f"Slot {target} is the one that runs; only the other slot can be written."
@@ -130,7 +133,10 @@ def begin(state: BootState, target: str, booted: str) -> BootState:
 
 
 def arm(state: BootState, target: str) -> BootState:
-    """The slot was begun, written, read back, and has its label: GRUB shall try it."""
+    """GRUB shall try slot `target`.
+
+    Needs: begun, written, read back, label back; t ∉ good; nothing armed.
+    """
     if state.on_trial:
         raise RefusedError(f"Slot {state.trial} is armed or on trial already.", TRIAL_HINT)
     if target == state.slot:
@@ -148,7 +154,10 @@ def _armed(state: BootState, target: str) -> BootState:
 
 
 def confirm(state: BootState, booted: str, tries: int, limit: int) -> BootState:
-    """The trial runs and its checks passed: it is what boots from now on."""
+    """The trial is what boots from now on.
+
+    Needs: booted=trial, ustate 1, its checks passed.
+    """
     if booted != state.on_trial:
         raise RefusedError(
             f"Slot {booted} should be on trial to be confirmed, but "
@@ -170,7 +179,10 @@ def confirm(state: BootState, booted: str, tries: int, limit: int) -> BootState:
 
 
 def reject(state: BootState) -> BootState:
-    """Give the armed or running trial up: by a person, or when the last check failed."""
+    """Give the armed or running trial up.
+
+    Needs: ustate 1; a person wants it, or the last check failed.
+    """
     if not state.on_trial:
         raise RefusedError(
             "No slot is armed or on trial; there is nothing to reject.",
@@ -180,7 +192,10 @@ def reject(state: BootState) -> BootState:
 
 
 def rollback(state: BootState, booted: str) -> BootState:
-    """Give the other slot, which was good, a trial again."""
+    """Give the other slot a trial again.
+
+    Needs: ustate≠1; booted=slot; other ∈ good.
+    """
     if state.on_trial:
         raise RefusedError(f"Slot {state.trial} is armed or on trial.", TRIAL_HINT)
     if booted != state.slot:
@@ -199,7 +214,10 @@ def rollback(state: BootState, booted: str) -> BootState:
 
 
 def healthy(state: BootState, booted: str, tries: int, limit: int) -> BootState:
-    """An ordinary boot passed its checks: the confirmed slot gets all its boots again."""
+    """The confirmed slot gets all its boots again.
+
+    Needs: ustate≠1; booted=slot; its checks passed.
+    """
     if state.ustate == Ustate.INSTALLED:
         raise RefusedError(
             f"Slot {state.trial} is armed or on trial; its countdown is not refilled.", TRIAL_HINT
@@ -214,14 +232,20 @@ def healthy(state: BootState, booted: str, tries: int, limit: int) -> BootState:
 
 
 def acknowledge(state: BootState) -> BootState:
-    """Somebody has been told of the fallback."""
+    """The fallback is known.
+
+    Needs: ustate 3; somebody was told.
+    """
     if state.ustate != Ustate.FAILED:
         raise RefusedError("There is no fallback to acknowledge.")
     return replace(state, ustate=Ustate.OK)
 
 
 def retry(state: BootState) -> BootState:
-    """Rescue has waited long enough: give what was good another chance."""
+    """Give what was good another chance.
+
+    Needs: in rescue, after a set time; good≠xx.
+    """
     if state.good == "xx":
         raise RefusedError(
             "No slot holds a confirmed system to try again.", "Install a release from rescue."
@@ -251,7 +275,10 @@ def _restarted(state: BootState) -> BootState:
 
 
 def rescue_once(state: BootState) -> BootState:
-    """Boot rescue the next time only."""
+    """Boot rescue the next time only.
+
+    Needs: nothing.
+    """
     return replace(state, once=RESCUE)
 
 

@@ -6,15 +6,21 @@ order of the list, each right behind the one before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from abupdate.disk.layout import MIB, PartitionSpec
 from abupdate.errors import DeviceFaultError, NoSpaceError
 
 # The second copy of the table: 33 sectors of at most 4096 bytes.
 _TAIL = MIB
+
+# What libparted takes for the sectors of a plain file.
+_SECTOR_SIZE = "PARTED_SECTOR_SIZE"
 
 
 @dataclass(frozen=True)
@@ -45,25 +51,59 @@ def plan(disk_size: int, specs: Sequence[PartitionSpec]) -> list[Extent]:
     return extents
 
 
-def make_table(disk: Path, specs: Sequence[PartitionSpec]) -> list[Extent]:
+def make_table(
+    disk: Path, specs: Sequence[PartitionSpec], sector: int | None = None
+) -> list[Extent]:
     """Write a new partition table, all others on the disk lost; gives where each partition is.
 
-    `disk` exists and has its full size. Raises `DeviceFaultError` when
-    libparted refuses, `NoSpaceError` when the partitions do not fit.
+    `disk` exists and has its full size. `sector`: 512 or 4096 bytes, which the
+    table counts in; None is what a disk has itself, and 512 for a plain file.
+    Raises `DeviceFaultError` when libparted refuses or the disk has other
+    sectors, `NoSpaceError` when the partitions do not fit.
     """
     import _ped
     import parted
 
     try:
-        device = parted.getDevice(str(disk))
-        extents = plan(device.length * device.sectorSize, specs)
-        table = parted.freshDisk(device, "gpt")
-        for spec, extent in zip(specs, extents, strict=True):
-            _add(table, spec, extent)
-        table.commitToDevice()
+        with _device(disk, sector) as device:
+            extents = plan(device.length * device.sectorSize, specs)
+            table = parted.freshDisk(device, "gpt")
+            for spec, extent in zip(specs, extents, strict=True):
+                _add(table, spec, extent)
+            table.commitToDevice()
     except (_ped.PartedException, parted.PartitionException, parted.DiskException) as error:
         raise DeviceFaultError(f"No partition table could be made on {disk}: {error}") from error
     return extents
+
+
+@contextmanager
+def _device(disk: Path, sector: int | None) -> Iterator[Any]:
+    """libparted's view of a disk, or of a plain file as a disk with such sectors.
+
+    For the latter it has a variable and no function (init_file in
+    libparted/arch/linux.c); sectors of a real disk come from the kernel.
+    """
+    import parted
+
+    before = os.environ.pop(_SECTOR_SIZE, None)
+    try:
+        if sector is not None:
+            os.environ[_SECTOR_SIZE] = str(sector)
+        device = parted.getDevice(str(disk))
+        try:
+            if sector not in (None, device.sectorSize):
+                raise DeviceFaultError(
+                    f"{disk} should have sectors of {sector} bytes, found {device.sectorSize}.",
+                    "Leave the choice to the disk.",
+                )
+            yield device
+        finally:
+            # libparted remembers size and sectors of a path, whatever is there next time.
+            device.removeFromCache()
+    finally:
+        os.environ.pop(_SECTOR_SIZE, None)
+        if before is not None:
+            os.environ[_SECTOR_SIZE] = before
 
 
 def _add(table: object, spec: PartitionSpec, extent: Extent) -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from abupdate.boot.envblock import format_block
+from tests.grub import other_grub
 from tests.grub.grubbox import Disk, build_disk
+from tests.grub.sweep import no_wait
 
 
 @pytest.fixture(scope="session")
 def patient_disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
-    """A disk of sound slots, with the settings of a new device. Not to be changed.
-
-    `ABUPDATE_GRUB_DISK` names one that was built elsewhere, with another GRUB.
-    """
-    ready = os.environ.get("ABUPDATE_GRUB_DISK")
-    if ready:
-        return Disk(Path(ready))
+    """A disk of sound slots, with the settings of a new device. Not to be changed."""
     image = tmp_path_factory.mktemp("grub") / "disk.img"
     build_disk(image)
     return Disk(image)
@@ -28,9 +22,15 @@ def patient_disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
 @pytest.fixture(scope="session")
 def sound_disk(patient_disk: Disk, tmp_path_factory: pytest.TempPathFactory) -> Disk:
     """The same, whose GRUB does not wait for a key. Not to be changed."""
-    disk = patient_disk.copy(tmp_path_factory.mktemp("grub") / "disk.img")
-    disk.write_boot("grub/settings.env", format_block({"menu_wait": "0"}))
-    return disk
+    return no_wait(patient_disk.copy(tmp_path_factory.mktemp("grub") / "disk.img"))
+
+
+@pytest.fixture(scope="session")
+def other_disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
+    """The same with the other Debian's GRUB. Not to be changed."""
+    image = tmp_path_factory.mktemp("grub") / "disk.img"
+    build_disk(image, other_grub.library())
+    return no_wait(Disk(image))
 
 
 @pytest.fixture

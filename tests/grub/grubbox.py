@@ -21,20 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import write_log
+from hardware import Bus, device_options, flash_options
+
 from abupdate.boot.cmdline import BootArguments, abupdate_env, parse, sha256sums
 from abupdate.disk import grubimage, partition
-from abupdate.disk.layout import MIB, partitions
+from abupdate.disk.layout import MIB, PartitionSpec, partitions
 
 HERE = Path(__file__).parent
 GRUB = HERE.parent.parent / "grub"
-Firmware = Literal["bios", "uefi"]
+# secure: UEFI with Secure Boot, on a machine that can run Linux.
+Firmware = Literal["bios", "uefi", "secure"]
 
 NUMBERS = {"R": 3, "A": 4, "B": 5}
 LABELS = {"R": "rescue", "A": "rootA", "B": "rootB"}
 _BOOT, _SLOT, _DISK = 8 * MIB, 8 * MIB, 40 * MIB
-
-OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 # What GRUB says before it waits and restarts the machine.
 NOTHING_BOOTS = "abupdate: nothing boots"
@@ -127,16 +128,23 @@ def _run(argv: Sequence[str | Path]) -> bytes:
 
 
 class Disk:
-    """One disk of a test: a copy of the built one, to be damaged and booted."""
+    """One disk of a test: a copy of the built one, to be damaged and booted.
 
-    def __init__(self, image: Path) -> None:
+    `specs`: its partitions, where they are not those of `build_disk`.
+    """
+
+    def __init__(
+        self, image: Path, specs: Sequence[PartitionSpec] | None = None, sector: int = 512
+    ) -> None:
         self.image = image
-        self._extents = partition.plan(_DISK, partitions(_SLOT, _SLOT, _BOOT))
+        self.sector = sector
+        self._specs = specs or partitions(_SLOT, _SLOT, _BOOT)
+        self.extents = partition.plan(image.stat().st_size, self._specs)
 
     def copy(self, image: Path) -> Disk:
         """The same disk as another file."""
         shutil.copyfile(self.image, image)
-        return Disk(image)
+        return Disk(image, self._specs, self.sector)
 
     def write_boot(self, path: str, content: bytes | None) -> None:
         """Put a file on the boot partition, or take it away (None)."""
@@ -175,7 +183,7 @@ class Disk:
     def first_block(self, slot: str, path: str) -> int:
         """Where the content of a file in a slot begins: bytes from the start of the disk."""
         block = int(_run(["debugfs", "-R", f"bmap {path} 0", self._slot(slot)]).split()[0])
-        start = self._extents[NUMBERS[slot] - 1].start
+        start = self.extents[NUMBERS[slot] - 1].start
         with self.image.open("rb") as file:
             file.seek(start + 1024 + 24)
             return start + block * (1024 << int.from_bytes(file.read(4), "little"))
@@ -187,39 +195,60 @@ class Disk:
     def partuuid(self, slot: str) -> str:
         """A slot's partition UUID, read from the table itself."""
         with self.image.open("rb") as file:
-            file.seek(2 * 512 + (NUMBERS[slot] - 1) * 128 + 16)
+            file.seek(2 * self.sector + (NUMBERS[slot] - 1) * 128 + 16)
             return str(uuid.UUID(bytes_le=file.read(16)))
+
+    def read_partition(self, number: int) -> bytes:
+        """All bytes of a partition, counted from 1."""
+        extent = self.extents[number - 1]
+        with self.image.open("rb") as file:
+            file.seek(extent.start)
+            return file.read(extent.size)
+
+    def write_partition(self, number: int, content: bytes) -> None:
+        """Replace all bytes of a partition."""
+        extent = self.extents[number - 1]
+        assert len(content) == extent.size
+        with self.image.open("r+b") as file:
+            file.seek(extent.start)
+            file.write(content)
 
     @property
     def _boot(self) -> str:
-        return f"{self.image}@@{self._extents[1].start}"
+        return f"{self.image}@@{self.extents[1].start}"
 
     def _slot(self, slot: str) -> str:
-        return f"{self.image}?offset={self._extents[NUMBERS[slot] - 1].start}"
+        return f"{self.image}?offset={self.extents[NUMBERS[slot] - 1].start}"
 
 
 def boot(
     disk: Disk,
     firmware: Firmware = "bios",
     *,
+    bus: Bus = "virtio",
     readonly: bool = False,
     keys: Sequence[tuple[str, bytes]] = (),
     twin: Path | None = None,
-    unreadable: int | None = None,
+    unreadable: Sequence[int] = (),
+    unwritable: Sequence[int] = (),
+    log: Path | None = None,
     until: str | None = None,
     fast_clock: bool = False,
     limit: float = _TIME_LIMIT,
 ) -> Booted:
     """Switch the machine on once, until the probe kernel ran or GRUB restarts it.
 
-    `readonly`: nothing that GRUB writes is taken. `keys`: texts to wait for on
-    the serial port, and what a person then types. `twin`: another disk, in
-    front of this one. `unreadable`: where a sector cannot be read, bytes from
-    the start of the disk. `until`: a text that ends the run as well. `fast_clock`:
-    the machine's own time runs ahead. `limit`: seconds.
+    `bus`: how the disk is attached. `readonly`: nothing that GRUB writes is
+    taken. `keys`: texts to wait for on the serial port, and what a person then
+    types. `twin`: another disk, in front of this one. `unreadable`,
+    `unwritable`: where a sector gives an error, bytes from the start of the
+    disk. `log`: where all writes are kept. `until`: a text that ends the run as
+    well. `fast_clock`: the machine's own time runs ahead. `limit`: seconds.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        command = _qemu(disk.image, firmware, Path(scratch), readonly, twin, unreadable)
+        file = _file(disk.image, unreadable, unwritable, log)
+        command = _qemu(file, firmware, Path(scratch), readonly, twin)
+        command += device_options("disk", bus, disk.sector, first=True)
         command += ["-icount", "shift=7"] if fast_clock else []
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -239,31 +268,44 @@ def boot(
 
 
 def _qemu(
-    image: Path,
+    file: str,
     firmware: Firmware,
     scratch: Path,
     readonly: bool,
     twin: Path | None,
-    unreadable: int | None,
 ) -> list[str]:
-    command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "192", "-nodefaults", "-no-reboot"]
+    secure = firmware == "secure"
+    command = ["qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-no-reboot"]
+    command += ["-machine", "q35,smm=on", "-m", "512"] if secure else ["-m", "192"]
     command += ["-display", "none", "-serial", "stdio", "-net", "none"]
     command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
-    if firmware == "uefi":
-        variables = scratch / "vars.fd"
-        shutil.copyfile(OVMF_VARS, variables)
-        command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"]
-        command += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
+    if firmware != "bios":
+        command += flash_options(scratch / "vars.fd", secure_boot=secure)
     if twin is not None:
         command += ["-drive", f"if=none,id=twin,format=raw,file={twin}"]
-        command += ["-device", "virtio-blk-pci,drive=twin,addr=5"]
-    drive = f"if=none,id=disk,format=raw,readonly={'on' if readonly else 'off'}"
-    if unreadable is None:
-        drive += f",file={image}"
-    else:
-        rule = f"file.inject-error.0.event=read_aio,file.inject-error.0.sector={unreadable // 512}"
-        drive += f",file.driver=blkdebug,file.image.driver=file,file.image.filename={image},{rule}"
-    return [*command, "-drive", drive, "-device", "virtio-blk-pci,drive=disk,addr=6,bootindex=1"]
+        command += ["-device", "virtio-blk-pci,drive=twin"]
+    return [
+        *command,
+        "-drive",
+        f"if=none,id=disk,format=raw,readonly={'on' if readonly else 'off'},{file}",
+    ]
+
+
+def _file(
+    image: Path, unreadable: Sequence[int], unwritable: Sequence[int], log: Path | None
+) -> str:
+    """How QEMU opens the image: with a log of writes, or an I/O error at each of these bytes."""
+    if log is not None:
+        return write_log.drive_options(image, log)
+    events = [("read_aio", at) for at in unreadable] + [("write_aio", at) for at in unwritable]
+    if not events:
+        return f"file={image}"
+    faults = [
+        f"file.inject-error.{number}.event={event},file.inject-error.{number}.sector={at // 512}"
+        for number, (event, at) in enumerate(events)
+    ]
+    opened = f"file.driver=blkdebug,file.image.driver=file,file.image.filename={image}"
+    return ",".join([opened, *faults])
 
 
 def _converse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_damaged_trial_falls_back_in_the_same_boot(disk: Disk, path: str, damage
     falls_back_to_a(disk, "bios")
 
 
-def falls_back_to_a(disk: Disk, firmware: Firmware, unreadable: int | None = None) -> Booted:
+def falls_back_to_a(disk: Disk, firmware: Firmware, unreadable: Sequence[int] = ()) -> Booted:
     """B is on trial and does not load: A comes up at once, with all that it needs."""
     put(disk, ARMED)
     found = boot(disk, firmware, unreadable=unreadable)
@@ -78,7 +79,7 @@ def test_kernel_that_loaded_leaves_nothing_behind(disk: Disk, firmware: Firmware
     """
     sums = disk.read_slot("B", SUMS).splitlines(keepends=True)
     disk.write_slot("B", SUMS, b"".join(line for line in sums if b"initrd" not in line))
-    found = falls_back_to_a(disk, firmware, disk.first_block("B", INITRD))
+    found = falls_back_to_a(disk, firmware, [disk.first_block("B", INITRD)])
     assert "rootB does not load" in found.text
 
 

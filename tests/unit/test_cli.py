@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.mark.row("U10")
 def test_the_committed_schema_is_the_one_of_the_classes() -> None:
-    assert PATH.read_text() == schema(), "run `make schema`"
+    assert PATH.read_text() == schema(), "run `make docs`"
 
 
 @pytest.mark.row("U10")

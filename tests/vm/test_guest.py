@@ -18,6 +18,12 @@ import pytest
 from device_vm import MEDIUM, DeviceVM, make_medium
 from vm import VM, Disk, Firmware
 
+from abupdate.boot.grubenv import decode, encode
+from abupdate.boot.state import grub, provision
+from tests.grub import grubbox
+from tests.grub.sweep import no_wait
+from tests.vm import torn_writes
+
 PASSWORD = "for-this-test-only"
 
 
@@ -174,3 +180,29 @@ device=$(readlink -f /dev/disk/by-partlabel/rootB)
 block=$(debugfs -R 'bmap /usr/bin/hello 1' "$device" 2>/dev/null)
 printf 'X' | dd of="$device" bs=1 seek=$((block * 4096 + 100)) conv=notrunc,fsync 2>/dev/null
 """
+
+
+@pytest.mark.row("S41")
+def test_a_cut_tears_no_change_of_the_boot_state(machine: DeviceVM, tmp_path: Path) -> None:
+    """All that a cut may leave of the writes, booted by the real GRUB."""
+    grubbox.build_disk(tmp_path / "disk.img")
+    disk = no_wait(grubbox.Disk(tmp_path / "disk.img"))
+    for name in ("grubenv", "grubenv.bak"):
+        disk.write_boot(f"grub/{name}", encode(provision(3, 8)))
+    recorded = torn_writes.record(machine, disk, tmp_path)
+    allowed = torn_writes.allowed(recorded)
+    booted, contents = set(), 0
+    for content in torn_writes.contents(recorded):
+        contents += 1
+        disk.write_partition(2, content)
+        found = (
+            decode(disk.read_boot("grub/grubenv")),
+            decode(disk.read_boot("grub/grubenv.bak")),
+        )
+        assert found in allowed
+        if found not in booted:
+            booted.add(found)
+            expected = grub(*found, "ABR")
+            grubbox.assert_booted(grubbox.boot(disk), disk, expected.boots, expected.how)
+    print(f"{contents} contents of the boot partition, {len(booted)} states booted")
+    assert {primary for primary, _ in recorded.copies} == {primary for primary, _ in booted}
