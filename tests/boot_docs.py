@@ -195,7 +195,7 @@ _ATTEMPTS: dict[str, tuple[str, Callable[[BootState], bool], str]] = {
         "other, saved or not",
     ),
     "rescue": ("nothing of these, or it does not load", lambda base: True, "rescue"),
-    "last": ("rescue does not load: slot, then other, if ∈ good", lambda base: True, "it"),
+    "last": ("rescue does not load: a slot ∈ good, in turns by `seen`", lambda base: True, "it"),
 }
 
 

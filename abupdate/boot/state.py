@@ -341,6 +341,7 @@ def grub(
 
 def _attempts(state: BootState, saves: bool) -> Iterator[tuple[str, str, BootState]]:
     """What GRUB tries in turn: (what, `abupdate.boot`, the state that it saves before)."""
+    seen = state.seen
     if state.once == RESCUE and saves:
         state = replace(state, once=NONE)
         yield RESCUE, "rescue", state
@@ -357,7 +358,9 @@ def _attempts(state: BootState, saves: bool) -> Iterator[tuple[str, str, BootSta
         state = _spent(replace(_restarted(state), slot=other, failed=state.slot))
         yield other, "fallback", state
     yield RESCUE, "rescue", state
-    for name in (state.slot, other_of(state.slot)):
+    # Nobody counts any more: what was booted the last time has its turn after the other one.
+    first = state.slot if seen != state.slot else other_of(state.slot)
+    for name in (first, other_of(first)):
         if name in state.good:
             yield name, "fallback", state
 

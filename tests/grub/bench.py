@@ -76,7 +76,7 @@ class Bench:
                 for copy, condition in (("primary", case.primary), ("backup", case.backup))
                 if condition == "unwritable"
             ],
-            until=NOTHING_BOOTS if outcome.boots is None else None,
+            until=NOTHING_BOOTS,
         )
         assert_booted(found, self.disk, outcome.boots, outcome.how)
         wanted = _filled(esp, primary, backup)

@@ -1,11 +1,12 @@
 """What is booted: states of `grubenv`, and what is broken beside them.
 
 - `full()`: every combination of what GRUB decides by, on a sound disk
+- `unsaved()`: those that go another way where GRUB cannot save
 - `triples()`: those values, the condition of the three systems and of the two
   copies: every combination of any three of them
 - `pairs()`: every value of every variable and one that may not be, with every
   value of every other
-- `spread(count)`: some of the first and last, and all pairs of the second
+- `spread(count)`: some of all these, with every kind of outcome
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from covertable import make
@@ -116,9 +117,27 @@ def full() -> list[Case]:
     return [Case({**USUAL, **dict(zip(DECIDING, row, strict=True))}) for row in combinations]
 
 
+def unsaved() -> list[Case]:
+    """Trials and `once` on a copy that takes no writes."""
+    trials = [replace(case, primary="unwritable") for case in full() if case.state.on_trial]
+    rescue = Case({**USUAL, "once": "R"}, primary="unwritable")
+    return [rescue, *(case for case in trials if case.values["countdown"] in "129")]
+
+
 def triples() -> list[Case]:
     """Any three of: the deciding values, the systems, the copies."""
-    return list(_covering(3))
+    factors: dict[str, Any] = {name: list(texts) for name, texts in DECIDING.items()}
+    factors |= {f"system {name}": list(SYSTEMS) for name in "ABR"}
+    factors |= {"primary": list(COPIES), "backup": list(COPIES), "seen": list("xAB")}
+    return [
+        Case(
+            {name: row.get(name, USUAL[name]) for name in NAMES},
+            {name: row[f"system {name}"] for name in "ABR"},
+            row["primary"],
+            row["backup"],
+        )
+        for row in make(factors, strength=3)
+    ]
 
 
 def pairs() -> list[Case]:
@@ -131,32 +150,41 @@ def pairs() -> list[Case]:
     return [Case({key: row[key] for key in NAMES}) for row in rows]
 
 
+def every() -> list[Case]:
+    """All of them."""
+    return [*full(), *unsaved(), *triples(), *pairs()]
+
+
 def spread(count: int) -> list[Case]:
-    """That many cases, the same in every run, in an order that mixes them."""
+    """That many of them, the same in every run: as many different outcomes as there are.
+
+    The first of each outcome is one with little that is broken.
+    """
     chance = random.Random(SEED)
-    couples = list(_covering(2))
-    some = max(0, count - len(couples))
-    values = pairs()
-    found = [
-        *couples,
-        *chance.sample(values, min(some // 4, len(values))),
-        *chance.sample(full(), some - some // 4),
+    groups: dict[object, list[Case]] = {}
+    for case in every():
+        groups.setdefault(_outcome(case), []).append(case)
+    for group in groups.values():
+        chance.shuffle(group)
+        group.insert(0, group.pop(group.index(min(group, key=_broken))))
+    turns = itertools.zip_longest(*chance.sample([*groups.values()], len(groups)))
+    return [case for case in itertools.chain(*turns) if case is not None][:count]
+
+
+def _outcome(case: Case) -> object:
+    """What boots, what is saved, and why a copy is not believed."""
+    outcome, _, _ = case.expected()
+    states = [_decoded(raw) for raw in case.copies]
+    before = states[0] or states[1]
+    changed = [
+        name for name in DECIDING if getattr(before, name, 0) != getattr(outcome.state, name, 0)
     ]
-    chance.shuffle(found)
-    return found[:count]
+    wrong = [name for name, text in case.values.items() if text not in _allowed(name)]
+    return outcome.boots, outcome.how, *changed, case.primary == "unwritable", *wrong
 
 
-def _covering(strength: int) -> Iterator[Case]:
-    factors: dict[str, Any] = {name: list(texts) for name, texts in DECIDING.items()}
-    factors |= {f"system {name}": list(SYSTEMS) for name in "ABR"}
-    factors |= {"primary": list(COPIES), "backup": list(COPIES)}
-    for row in make(factors, strength=strength):
-        yield Case(
-            {name: row.get(name, USUAL[name]) for name in NAMES},
-            {name: row[f"system {name}"] for name in "ABR"},
-            row["primary"],
-            row["backup"],
-        )
+def _broken(case: Case) -> int:
+    return sum(condition != "good" for condition in case.systems.values())
 
 
 def _allowed(name: str) -> list[str]:
