@@ -142,6 +142,7 @@ def _system(base: Path, allowed_signers: str) -> Path:
     """Layer 2."""
     project = cache.PROJECT
     sources = [project / "abupdate", project / "pyproject.toml", project / "healthcheck"]
+    sources += [project / "grub"]
     sources += [GUEST / "files", GUEST / "units", GUEST / "system-customize"]
 
     def make(path: Path) -> None:
@@ -192,6 +193,10 @@ def _stage(stage: Path, allowed_signers: str) -> None:
     for kind in ("required.d", "wanted.d"):
         for check in health.glob(f"{kind}/*"):
             _copy(check, vendor / kind)
+    # What the ESP's files are compared with, by `abupdate doctor`.
+    (vendor / "grub").mkdir()
+    for part in (cache.PROJECT / "grub").glob("*.cfg"):
+        _copy(part, vendor / "grub")
     (stage / "usr/lib/abupdate-test").mkdir()
     for program in GUEST.glob("files/*"):
         _copy(program, stage / "usr/lib/abupdate-test")

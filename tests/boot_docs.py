@@ -195,7 +195,16 @@ _ATTEMPTS: dict[str, tuple[str, Callable[[BootState], bool], str]] = {
         "other, saved or not",
     ),
     "rescue": ("nothing of these, or it does not load", lambda base: True, "rescue"),
-    "last": ("rescue does not load: a slot ∈ good, in turns by `seen`", lambda base: True, "it"),
+    "last": (
+        "rescue does not load: other ∈ good starts over",
+        lambda base: other_of(base.slot) in base.good,
+        "other, saved or not",
+    ),
+    "at last": (
+        "… else, or it does not load: slot ∈ good starts over",
+        lambda base: base.slot in base.good,
+        "slot, saved or not",
+    ),
 }
 
 
@@ -204,14 +213,17 @@ def grub() -> list[str]:
     steps: dict[str, list[Step]] = {kind: [] for kind in _ATTEMPTS}
     for before in states():
         base, rescue_failed = before, False
+        floor = before
         for what, how, after in rules._attempts(before, True):
             if base.on_trial and not after.on_trial:
                 given_up = rules._given_up(base)
                 steps["given up"].append(Step(base, given_up))
                 base = given_up
-            kind = _kind(base, what, how, rescue_failed)
-            steps[kind].append(Step(base, after))
-            base, rescue_failed = after, rescue_failed or kind == "rescue"
+            kind = _kind(floor if rescue_failed else base, what, how, rescue_failed)
+            steps[kind].append(Step(floor if rescue_failed else base, after))
+            if kind == "rescue":
+                rescue_failed, floor = True, after
+            base = after
     for kind, (title, holds, _) in _ATTEMPTS.items():
         assert steps[kind] and all(holds(step.before) for step in steps[kind]), title
     rows = [(title, steps[kind], boots) for kind, (title, _, boots) in _ATTEMPTS.items()]
@@ -220,7 +232,7 @@ def grub() -> list[str]:
 
 def _kind(base: BootState, what: str, how: str, rescue_failed: bool) -> str:
     if rescue_failed:
-        return "last"
+        return "at last" if what == base.slot else "last"
     if what == rules.RESCUE:
         return "once" if base.once == rules.RESCUE else "rescue"
     if how == "trial":

@@ -216,7 +216,7 @@ def rollback(state: BootState, booted: str) -> BootState:
 def healthy(state: BootState, booted: str, tries: int, limit: int) -> BootState:
     """The confirmed slot gets all its boots again.
 
-    Needs: ustate≠1; booted=slot; its checks passed.
+    Needs: ustate≠1; booted=slot; slot ∈ good; its checks passed.
     """
     if state.ustate == Ustate.INSTALLED:
         raise RefusedError(
@@ -227,6 +227,12 @@ def healthy(state: BootState, booted: str, tries: int, limit: int) -> BootState:
             f"Slot {state.slot} is what normally boots, and {booted} runs; the countdown of "
             f"slot {state.slot} is not refilled.",
             "Reboot to return to it.",
+        )
+    if booted not in state.good:
+        raise RefusedError(
+            f"Slot {booted} runs and should be known as good, but the boot state has "
+            f"good={state.good}.",
+            "Install a release into the other slot from here, or from rescue.",
         )
     return replace(state, countdown=limit, tries=tries, limit=limit, seen=NONE)
 
@@ -341,7 +347,6 @@ def grub(
 
 def _attempts(state: BootState, saves: bool) -> Iterator[tuple[str, str, BootState]]:
     """What GRUB tries in turn: (what, `abupdate.boot`, the state that it saves before)."""
-    seen = state.seen
     if state.once == RESCUE and saves:
         state = replace(state, once=NONE)
         yield RESCUE, "rescue", state
@@ -358,11 +363,11 @@ def _attempts(state: BootState, saves: bool) -> Iterator[tuple[str, str, BootSta
         state = _spent(replace(_restarted(state), slot=other, failed=state.slot))
         yield other, "fallback", state
     yield RESCUE, "rescue", state
-    # Nobody counts any more: what was booted the last time has its turn after the other one.
-    first = state.slot if seen != state.slot else other_of(state.slot)
-    for name in (first, other_of(first)):
-        if name in state.good:
-            yield name, "fallback", state
+    # Rescue is gone too: the other one starts over, or this one, or they take turns.
+    floor = state
+    for name in (other_of(floor.slot), floor.slot):
+        if name in floor.good:
+            yield name, "fallback", _spent(replace(_restarted(floor), slot=name))
 
 
 def _given_up(state: BootState) -> BootState:

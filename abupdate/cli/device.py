@@ -31,7 +31,18 @@ Context = typer.Context
 
 def register(app: typer.Typer) -> None:
     """Add the device's verbs to the command."""
-    for command in (status, install, arm, confirm, reject, rollback, verify, history, check):
+    for command in (
+        status,
+        install,
+        arm,
+        confirm,
+        reject,
+        rollback,
+        verify,
+        history,
+        check,
+        doctor,
+    ):
         app.command()(command)
     config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
     config.command("show")(config_show)
@@ -175,6 +186,31 @@ def check(context: Context, boot: ByBoot = False) -> None:
     print(checks_text(results))
     if failures(results):
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def doctor(
+    context: Context,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what is safe to mend, and look again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong with the boot side: boot state, ESP, labels, GRUB itself.
+
+    Exits with 11 when an error stays; docs/doctor.md lists what can be found.
+    """
+    from abupdate.update import doctor as doctors
+
+    machine = _machine(context)
+    report = doctors.repair(machine) if repair else doctors.examine(machine)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        from abupdate.cli.show import doctor_text
+
+        print(doctor_text(report))
+    if not report.sound:
+        raise typer.Exit(ExitCode.DEVICE_FAULT)
 
 
 def config_show(

@@ -7,12 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from abupdate.events import Event, EventKind, Events
 from abupdate.update.checks import CheckResult
 from abupdate.update.records import HistoryEntry
 from abupdate.update.status import SlotStatus, StatusReport
+
+if TYPE_CHECKING:
+    from abupdate.update.doctor import Report
 
 _BAR = 24
 
@@ -140,3 +143,14 @@ def checks_text(results: list[CheckResult]) -> str:
         if not result.passed and result.output:
             lines += [f"      {line}" for line in result.output.splitlines()[-5:]]
     return "\n".join(lines) if lines else "  No checks are installed."
+
+
+def doctor_text(report: Report) -> str:
+    """What `abupdate doctor` did and found, for a person."""
+    lines = [f"repaired: {text}" for text in report.repaired]
+    lines += [f"not repaired: {text}" for text in report.failed]
+    for found in report.findings:
+        lines += [f"{found.severity}: {found.message} [{found.id}]", f"    {found.advice}"]
+    if not report.findings:
+        lines.append("Nothing is wrong.")
+    return "\n".join(lines)

@@ -41,6 +41,20 @@ def boot_disk(root: Path = Path("/")) -> BootDisk:
     return BootDisk(Path(disk.device_node), partitions, by_device[Path(booted.device_node)])
 
 
+def twins(disk: BootDisk) -> list[Path]:
+    """Partitions anywhere with the root's PARTUUID, apart from the root itself.
+
+    The kernel takes `root=PARTUUID=` from any disk, so with a copy of the disk
+    attached it may run from one and GRUB from the other.
+    """
+    wanted = disk.root.partuuid.lower()
+    if not wanted:
+        return []
+    everywhere = pyudev.Context().list_devices(subsystem="block", DEVTYPE="partition")
+    found = (Path(part.device_node) for part in everywhere if _partuuid(part).lower() == wanted)
+    return sorted(path for path in found if path != disk.root.device)
+
+
 def _partition(device: pyudev.Device) -> Partition:
     node = Path(device.device_node)
     superblock = read_superblock(node)
@@ -48,11 +62,15 @@ def _partition(device: pyudev.Device) -> Partition:
         device=node,
         number=int(device.get("ID_PART_ENTRY_NUMBER") or device.sys_number),
         name=device.get("PARTNAME") or device.get("ID_PART_ENTRY_NAME") or "",
-        partuuid=device.get("ID_PART_ENTRY_UUID") or device.get("PARTUUID") or "",
+        partuuid=_partuuid(device),
         label=superblock.label if superblock else None,
         uuid=superblock.uuid if superblock else None,
         size=device.attributes.asint("size") * 512,
     )
+
+
+def _partuuid(device: pyudev.Device) -> str:
+    return device.get("ID_PART_ENTRY_UUID") or device.get("PARTUUID") or ""
 
 
 def _not_a_partition(root: Path, found: str) -> RefusedError:

@@ -42,6 +42,8 @@ MODULES = (
 )
 # Used where it is there: checks kernel and initrd before they are started.
 HASH_MODULES = ("hashsum", "gcry_sha256")
+# Used where the owner wants a watchdog before the kernel. Not in Debian's signed GRUB.
+WATCHDOG_MODULES = ("setpci", "memrw")
 # For a person at GRUB's command line.
 PERSON_MODULES = ("cat", "halt", "ls")
 BIOS_MODULES = ("biosdisk",)
@@ -62,13 +64,13 @@ _LOAD_SEGMENT = 0x820
 
 def bios_core(grub_dir: Path, out: Path, *, library: Path = GRUB_LIBRARY) -> None:
     """Make the core image for BIOS boots. `grub_dir` is where early.cfg is."""
-    modules = (*MODULES, *BIOS_MODULES, *HASH_MODULES, *PERSON_MODULES)
+    modules = (*MODULES, *BIOS_MODULES, *HASH_MODULES, *WATCHDOG_MODULES, *PERSON_MODULES)
     _make_image(grub_dir, out, BIOS_FORMAT, modules, library)
 
 
 def efi_image(grub_dir: Path, out: Path, *, library: Path = GRUB_LIBRARY) -> None:
     """Make `EFI/BOOT/BOOTX64.EFI`. `grub_dir` is where early.cfg is."""
-    modules = (*MODULES, *EFI_MODULES, *HASH_MODULES, *PERSON_MODULES)
+    modules = (*MODULES, *EFI_MODULES, *HASH_MODULES, *WATCHDOG_MODULES, *PERSON_MODULES)
     _make_image(grub_dir, out, EFI_FORMAT, modules, library)
 
 

@@ -103,14 +103,30 @@ class BootDisk:
         return found[0] if found else None
 
     def slot(self, slot: Slot) -> Partition:
-        """The partition of a slot. Raises `RefusedError` when it is missing or there twice."""
+        """The partition of a slot.
+
+        Raises `RefusedError` when it is missing or there twice, or when another
+        partition carries its label: GRUB then finds two, and takes neither.
+        """
         partition = self.find(slot.label)
         if partition is None:
             raise RefusedError(
                 f"There is no other slot: no partition named '{slot.label}' on {self.device}.",
                 "abupdate needs a disk with the partitions of its layout; see docs/disk.md.",
             )
+        strangers = [part for part in self.labelled(slot.label) if part != partition]
+        if strangers:
+            devices = " and ".join(str(part.device) for part in strangers)
+            raise RefusedError(
+                f"The label '{slot.label}' was expected on {partition.device} only, "
+                f"found on {devices}.",
+                f"Give what is not abupdate's another label: tune2fs -L NAME {strangers[0].device}",
+            )
         return partition
+
+    def labelled(self, label: str) -> list[Partition]:
+        """The partitions whose filesystem has this label, as GRUB looks for it."""
+        return [part for part in self.partitions if part.label == label]
 
     def slot_of_root(self) -> Slot | None:
         """The slot that is mounted as the root filesystem, None when it is neither."""

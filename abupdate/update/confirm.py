@@ -6,7 +6,6 @@ follow, and never undo it: a missing one is added by a later boot.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 from abupdate.boot import state as boot
@@ -16,13 +15,13 @@ from abupdate.disk.layout import Slot
 from abupdate.errors import NothingToDoError, RefusedError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.metadata import parse_release_toml
-from abupdate.update import trust
+from abupdate.update import seen
 from abupdate.update.checks import CheckResult, run_checks
 from abupdate.update.job import job
 from abupdate.update.records import HistoryEntry, Intent, now
+from abupdate.update.settle import note, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, require_root
-from abupdate.update.trials import Trials, cause, judge
+from abupdate.update.trials import Trials, judge
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def after_boot(machine: Machine, settings: Settings, events: Events) -> Verdict:
         if booted.slot != state.slot:
             return Verdict(f"Slot {booted.slot} was chosen in the menu; nothing changes.")
         healthy = boot.healthy(state, booted.slot, settings.boot.tries, settings.boot.limit)
-        machine.grubenv().write(healthy)
-        _settle(machine, booted.slot, healthy, events)
+        _write_judged(machine, state, healthy, events)
+        settle(machine, healthy, events)
         return Verdict(f"Slot {booted.slot} is healthy.")
 
 
@@ -110,22 +109,24 @@ def rollback(machine: Machine, events: Events) -> Verdict:
         target = Slot(armed.trial)
         record = machine.records.slot(target)
         running = machine.records.slot(booted.slot)
+        settle(machine, state, events)
+        intent = None
         if record is not None:
             Trials(machine.paths.state).forget(record.commit)
-            machine.records.write_intent(
-                Intent(
-                    slot=target,
-                    release=record.release,
-                    commit=record.commit,
-                    from_slot=booted.slot,
-                    from_release=running.release if running else None,
-                    started=now(),
-                    armed=now(),
-                )
+            intent = Intent(
+                slot=target,
+                release=record.release,
+                commit=record.commit,
+                from_slot=booted.slot,
+                from_release=running.release if running else None,
+                started=now(),
             )
+            machine.records.write_intent(intent)
         machine.grubenv().write(armed)
+        if intent is not None:
+            machine.records.write_intent(replace(intent, armed=now()))
         release = record.release if record else None
-        _history(machine, events, HistoryEntry("rollback", now(), release, target))
+        note(machine, events, HistoryEntry("rollback", now(), release, target))
         return Verdict(
             f"Slot {target} (release {release or 'unknown'}) is armed; reboot to go back."
         )
@@ -137,9 +138,9 @@ def _confirm(
     if booted.slot is None or not _on_trial(booted, state):
         raise NothingToDoError("No trial is running.", "`abupdate status` tells what is.")
     done = boot.confirm(state, booted.slot, settings.boot.tries, settings.boot.limit)
-    machine.grubenv().write(done)
+    _write_judged(machine, state, done, events)
     failpoint("confirmed")
-    _settle(machine, booted.slot, done, events)
+    settle(machine, done, events)
     record = machine.records.slot(booted.slot)
     release = record.release if record else "unknown"
     return Verdict(f"Release {release} in slot {booted.slot} is confirmed.")
@@ -149,13 +150,13 @@ def _reject(
     machine: Machine, booted: Booted, state: BootState, why: str, events: Events
 ) -> Verdict:
     given_up = boot.reject(state)
-    machine.grubenv().write(given_up)
+    _write_judged(machine, state, given_up, events)
     slot = Slot(given_up.failed)
     record, intent = machine.records.slot(slot), machine.records.intent()
     if intent is not None and intent.slot == slot:
         machine.records.write_intent(replace(intent, outcome="rejected", cause=why))
     release = record.release if record else None
-    _history(machine, events, HistoryEntry("rejected", now(), release, slot, {"cause": why}))
+    note(machine, events, HistoryEntry("rejected", now(), release, slot, {"cause": why}))
     running = booted.slot == slot
     text = f"Release {release or 'unknown'} in slot {slot} is given up: {why}."
     return Verdict(f"{text} Reboot to leave it." if running else text, reboot=running)
@@ -175,44 +176,9 @@ def _on_trial(booted: Booted, state: BootState) -> bool:
     return state.ustate == Ustate.INSTALLED and booted.slot == state.trial
 
 
-def _settle(machine: Machine, slot: Slot, state: BootState, events: Events) -> None:
-    """Compare the last intent with what runs, and keep what became of it, once."""
-    intent = machine.records.intent()
-    if intent is None or intent.outcome is not None:
-        return
-    if intent.slot == slot:
-        _settle_confirmed(machine, intent, slot, events)
-    elif state.failed == intent.slot or intent.armed is not None:
-        boots = Trials(machine.paths.state).boots(intent.commit)
-        why = cause(boots)
-        detail = {"cause": why, "judged_boots": len(boots)}
-        entry = HistoryEntry("fallback", now(), intent.release, Slot(intent.slot), detail)
-        _history(machine, events, entry)
-        machine.records.write_intent(replace(intent, outcome="fallback", cause=why))
-
-
-def _settle_confirmed(machine: Machine, intent: Intent, slot: Slot, events: Events) -> None:
-    record = machine.records.slot(slot)
-    if record is not None:
-        machine.records.write_slot(replace(record, confirmed=now()))
-        stamp = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
-        attempt_note(
-            lambda: machine.store().set_ref(f"refs/tags/booted-{stamp}", record.commit),
-            events.warning,
-            "booted tag",
-        )
-        attempt_note(lambda: _raise_floor(machine), events.warning, "version floor")
-    _history(machine, events, HistoryEntry("confirmed", now(), intent.release, slot))
-    machine.records.write_intent(replace(intent, outcome="confirmed"))
-    failpoint("confirm-recorded")
-
-
-def _raise_floor(machine: Machine) -> None:
-    stated = (machine.paths.root / ".abupdate" / "release.toml").read_bytes()
-    lowest = parse_release_toml(stated).floor
-    if lowest is not None:
-        trust.raise_floor(machine.paths, lowest)
-
-
-def _history(machine: Machine, events: Events, entry: HistoryEntry) -> None:
-    attempt_note(lambda: machine.records.append(entry), events.warning, "history")
+def _write_judged(machine: Machine, before: BootState, after: BootState, events: Events) -> None:
+    """Write what a judgement came to. It sets GRUB's mark back, which `doctor` asks for later."""
+    attempt_note(
+        lambda: seen.remember(machine.paths.runtime, before.seen), events.warning, "GRUB's mark"
+    )
+    machine.grubenv().write(after)

@@ -36,6 +36,7 @@ from abupdate.update import etc
 from abupdate.update.admit import Need, Release, admit
 from abupdate.update.job import job
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
+from abupdate.update.settle import settle
 from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
 from abupdate.update.trials import Trials
 
@@ -80,6 +81,8 @@ def install(
             if arm:
                 with events.step("arm", f"Arm slot {slot}"):
                     _arm(machine, slot)
+            else:
+                _close_unarmed(machine)
         except AbupdateError as error:
             _tell_failure(machine, slot, release, error, events)
             raise
@@ -113,6 +116,7 @@ def arm_installed(machine: Machine, events: Events) -> Slot:
         if state.trial == slot:
             raise NothingToDoError(f"Slot {slot} is armed already.", "Reboot to try it.")
         with events.step("arm", f"Arm slot {slot}"):
+            settle(machine, state, events)
             _arm(machine, slot)
         return slot
 
@@ -159,6 +163,7 @@ def _write(
 ) -> Written:
     """Everything between the trusted release and the complete slot, in its order."""
     device = partition.device
+    settle(machine, machine.boot_state(), events)
     _record_intent(machine, booted, slot, release)
     with events.step("begin", f"Take slot {slot} out of use"):
         _begin(machine, booted, slot)
@@ -272,11 +277,29 @@ def _record_slot(
 
 def _arm(machine: Machine, slot: Slot) -> None:
     armed: BootState = boot.arm(machine.boot_state(), slot)
+    intent, record = machine.records.intent(), machine.records.slot(slot)
+    assert record is not None
+    if intent is None or (intent.slot, intent.commit) != (slot, record.commit):
+        # Installed, and then something else was wanted: what is armed is what is wanted now.
+        intent = Intent(
+            slot=slot,
+            release=record.release,
+            commit=record.commit,
+            from_slot=armed.slot,
+            from_release=None,
+            started=now(),
+        )
+    intent = replace(intent, armed=None, outcome=None, cause=None)
+    machine.records.write_intent(intent)
     machine.grubenv().write(armed)
     failpoint("armed")
+    machine.records.write_intent(replace(intent, armed=now()))
+
+
+def _close_unarmed(machine: Machine) -> None:
     intent = machine.records.intent()
-    if intent is not None and intent.slot == slot:
-        machine.records.write_intent(replace(intent, armed=now(), outcome=None))
+    assert intent is not None
+    machine.records.write_intent(replace(intent, outcome="not armed"))
 
 
 def _tell_success(machine: Machine, done: Installed, source: str, events: Events) -> None:

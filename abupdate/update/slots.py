@@ -135,7 +135,13 @@ def require_root() -> None:
 
 
 def other_partition(booted: Booted, target: Slot) -> Partition:
-    """The partition of the slot to write. Never the booted one."""
+    """The partition of the slot to write. Never the booted one.
+
+    Raises `RefusedError` also when GRUB would not find the booted one: a
+    fallback would end in rescue.
+    """
+    if booted.slot is not None:
+        booted.disk.slot(booted.slot)
     partition = booted.disk.slot(target)
     if partition.device == booted.disk.root.device or target == booted.slot:
         raise RefusedError(

@@ -75,7 +75,9 @@ class InstallStatus:
     """The last install and what became of it.
 
     `outcome`: installing, "installed, on trial" until it is confirmed,
-    confirmed, rejected, fallback, or unfinished.
+    confirmed, rejected, fallback, unfinished (it was cut off), "not armed" (as
+    asked for), or lost (complete, and cut off while it was being armed, or the
+    boot state was lost).
     """
 
     release: str
@@ -173,6 +175,8 @@ def _how_in_words(booted: Booted, state: BootState | None) -> str:
         return f"on trial, boot {attempt} of {state.tries}, not confirmed"
     if booted.arguments.how == "fallback":
         return "GRUB fell back to it"
+    if state is not None and booted.slot not in state.good:
+        return "given up; a reboot leaves it"
     if booted.arguments.how == "trial":
         return "confirmed on this boot"
     return "confirmed"

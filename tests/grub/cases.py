@@ -128,7 +128,7 @@ def triples() -> list[Case]:
     """Any three of: the deciding values, the systems, the copies."""
     factors: dict[str, Any] = {name: list(texts) for name, texts in DECIDING.items()}
     factors |= {f"system {name}": list(SYSTEMS) for name in "ABR"}
-    factors |= {"primary": list(COPIES), "backup": list(COPIES), "seen": list("xAB")}
+    factors |= {"primary": list(COPIES), "backup": list(COPIES)}
     return [
         Case(
             {name: row.get(name, USUAL[name]) for name in NAMES},

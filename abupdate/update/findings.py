@@ -1,0 +1,78 @@
+"""What `abupdate doctor` can find: one row of `KINDS` for each, and the finding itself.
+
+docs/doctor.md lists the same rows; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """An error is a promise that does not hold now; a warning leaves the device safe."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One thing that can be wrong. `mended`: `--repair` may mend it."""
+
+    severity: Severity
+    mended: bool
+    meaning: str
+
+
+_ERROR, _WARNING = Severity.ERROR, Severity.WARNING
+
+# The ids are a contract: programs match them.
+KINDS: Mapping[str, Kind] = {
+    "root-mismatch": Kind(_ERROR, False, "the running root is not what the command line names"),
+    "disk-twin": Kind(_ERROR, False, "another disk has a partition with the root's PARTUUID"),
+    "partition-missing": Kind(_ERROR, False, "a partition of the layout is not on the boot disk"),
+    "partition-doubled": Kind(_ERROR, False, "two partitions of the boot disk have one name"),
+    "label-doubled": Kind(_ERROR, False, "a slot's label is on a partition that is not the slot"),
+    "slot-lost": Kind(_ERROR, False, "GRUB is to boot a slot that does not carry its label"),
+    "slot-unfinished": Kind(_WARNING, False, "a slot holds no complete system"),
+    "rescue-missing": Kind(_WARNING, False, "the rescue partition holds no rescue system"),
+    "esp-not-mounted": Kind(_ERROR, False, "nothing is mounted at /boot/efi"),
+    "esp-foreign": Kind(_ERROR, False, "/boot/efi is not the partition that GRUB reads"),
+    "esp-write-protected": Kind(_ERROR, False, "the device of the ESP takes no writes"),
+    "esp-read-only": Kind(_ERROR, False, "the ESP's filesystem went read-only under its mount"),
+    "copy-missing": Kind(_ERROR, True, "a copy of the boot state is not there"),
+    "copy-unreadable": Kind(_ERROR, True, "a copy cannot be read"),
+    "copy-length": Kind(_ERROR, True, "a copy has not 1024 bytes"),
+    "copy-sparse": Kind(_ERROR, True, "a copy has holes; GRUB cannot write into them"),
+    "copy-lost": Kind(_ERROR, True, "a copy has a value that may not be, or no `end=1`"),
+    "copy-layout": Kind(_WARNING, True, "a copy's variables are not in order in its first sector"),
+    "copies-lost": Kind(_ERROR, False, "neither copy is whole: the next boot is rescue"),
+    "copies-differ": Kind(_WARNING, True, "the copies differ by more than GRUB's own changes"),
+    "save-failed": Kind(_ERROR, False, "GRUB fell back in this boot and could not save that"),
+    "save-unseen": Kind(_WARNING, False, "GRUB left no mark of this boot, nor the menu one"),
+    "grub-cfg-missing": Kind(_ERROR, True, "there is no grub.cfg: the next boot ends in a loop"),
+    "grub-cfg-differs": Kind(_WARNING, False, "grub.cfg is not the one of the running release"),
+    "grub-cfg-unknown": Kind(_WARNING, False, "the release brings no grub.cfg to compare with"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong: what was expected and found, and what to do.
+
+    `repairable`: `--repair` mends this one, here and now.
+    """
+
+    id: str
+    severity: str
+    message: str
+    advice: str
+    repairable: bool
+
+
+def finding(name: str, message: str, advice: str, *, repairable: bool = True) -> Finding:
+    """A finding of a kind; `repairable` counts only for a kind that can be mended at all."""
+    kind = KINDS[name]
+    return Finding(name, str(kind.severity), message, advice, kind.mended and repairable)

@@ -1,0 +1,1 @@
+"""A model check of the boot rules: every state that GRUB, userland, power cuts and faults reach."""

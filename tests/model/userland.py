@@ -1,0 +1,281 @@
+"""What userland does: the product's own use cases, run on a `ModelMachine`.
+
+`install`, `arm_installed`, `after_boot`, `reject` and `rollback` are the real
+functions, with the real order of their writes. Replaced is only what needs a
+device: the filesystem of the slot, the bundle, the lock, the tag and the floor.
+What rescue does, and `acknowledge` and `rescue boot`, have no code outside of
+`boot/state.py` yet; they are written here as design section 4 tells them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+from unittest import mock
+
+from abupdate.boot import grubenv as grubenv_module
+from abupdate.boot import state as boot
+from abupdate.boot.state import BootState
+from abupdate.config import BootSection, Settings
+from abupdate.disk.layout import Slot
+from abupdate.errors import AbupdateError, RefusedError
+from abupdate.events import Event, Events
+from abupdate.paths import Paths
+from abupdate.release.metadata import Version
+from abupdate.store.materialise import Written
+from abupdate.update import confirm as confirm_module
+from abupdate.update import install as install_module
+from abupdate.update import settle as settle_module
+from abupdate.update.admit import Need, Release
+from abupdate.update.records import Intent, SlotState
+from tests.model.tape import Loss, ModelMachine, Tape, Write, slot_of_device, value_of
+from tests.model.world import Setting, States, World
+
+# Should a use case write past the model, it fails and touches nothing of this computer.
+_NO = Path("/dev/null")
+_NOWHERE = Paths(_NO / "root", _NO / "data", _NO / "esp", _NO / "run", _NO / "cmdline")
+
+
+class Operation(NamedTuple):
+    """An act of userland. `target` is a slot, `release` what an install brings."""
+
+    name: str
+    target: str = ""
+    release: int = 0
+
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in self if part != "") if self.target else self.name
+
+
+class Journal(NamedTuple):
+    """What an operation wrote, in order; `refusal` is why it ended early, `looks` its reads."""
+
+    writes: tuple[Write, ...]
+    refusal: str
+    looks: int
+
+
+class Branch:
+    """What an operation read next, and what follows for each value."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.next: dict[Any, Branch | Journal] = {}
+
+
+class _Quiet(Events):
+    def _emit(self, event: Event) -> None:
+        """Nobody watches."""
+
+
+class Userland:
+    """Runs operations, each once for what it reads."""
+
+    def __init__(self, states: States, setting: Setting) -> None:
+        self._states = states
+        self._settings = Settings(boot=BootSection(tries=setting.tries, limit=setting.limit))
+        self._known: dict[tuple[Operation, tuple[Loss, ...]], Branch | Journal] = {}
+        self._tape: Tape | None = None
+        self._release = 0
+        self.runs = 0
+
+    def journal(self, world: World, operation: Operation, losses: tuple[Loss, ...] = ()) -> Journal:
+        """What the operation writes in this world."""
+        node = self._known.get((operation, losses))
+        while isinstance(node, Branch):
+            node = node.next.get(value_of(world, node.name))
+        return node if node is not None else self._run(world, operation, losses)
+
+    def _run(self, world: World, operation: Operation, losses: tuple[Loss, ...]) -> Journal:
+        self.runs += 1
+        self._tape = tape = Tape(world, self._states, losses)
+        self._release = operation.release
+        machine = ModelMachine(paths=_NOWHERE, tape=tape)
+        refusal = ""
+        try:
+            _ACTS[operation.name](machine, operation, self._settings)
+        except AbupdateError as error:
+            refusal = error.message
+        journal = Journal(tuple(tape.writes), refusal, tape.looks)
+        self._keep(operation, losses, tape.reads, journal)
+        return journal
+
+    def _keep(
+        self,
+        operation: Operation,
+        losses: tuple[Loss, ...],
+        reads: Sequence[tuple[str, Any]],
+        journal: Journal,
+    ) -> None:
+        into: dict[Any, Branch | Journal] = cast(dict[Any, "Branch | Journal"], self._known)
+        key: Any = (operation, losses)
+        for name, value in reads:
+            branch = into.setdefault(key, Branch(name))
+            assert isinstance(branch, Branch)
+            assert branch.name == name, "an operation depends on something that is not in the world"
+            into, key = branch.next, value
+        into[key] = journal
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """With everything replaced that needs a real device."""
+        with ExitStack() as stack:
+            for target, name, value in self._replacements():
+                stack.enter_context(mock.patch.object(target, name, value))
+            yield
+
+    def _replacements(self) -> list[tuple[Any, str, Any]]:
+        def nothing(*_: Any, **__: Any) -> None:
+            return None
+
+        def no_lock(*_: Any) -> Any:
+            return nullcontext()
+
+        def same(state: BootState) -> BootState:
+            return state
+
+        return [
+            (grubenv_module, "encode", same),
+            (install_module, "require_root", nothing),
+            (install_module, "job", no_lock),
+            (install_module, "admit", self._admit),
+            (install_module, "filesystem", self._filesystem()),
+            (install_module, "open_commit", no_lock),
+            (install_module, "_materialise", self._materialise),
+            (install_module, "_read_back", nothing),
+            (install_module, "etc", SimpleNamespace(carry_over=nothing)),
+            (install_module, "Trials", _NoTrials),
+            (confirm_module, "require_root", nothing),
+            (confirm_module, "job", no_lock),
+            (confirm_module, "Trials", _NoTrials),
+            (settle_module, "Trials", _NoTrials),
+            (settle_module, "_raise_floor", nothing),
+            (confirm_module, "seen", SimpleNamespace(remember=nothing)),
+        ]
+
+    def _admit(self, *_: Any) -> Release:
+        name = str(self._release)
+        version = cast(Version, name)
+        return Release(version, name, "", "", "", None, Need(0, 0), 0)
+
+    def _filesystem(self) -> Any:
+        def relabel(device: Path, label: str, *, fresh_uuid: bool = False) -> None:
+            assert self._tape is not None
+            slot = slot_of_device(device)
+            own = label == Slot(slot).label
+            self._tape.put(f"label_{slot}", own, ("label", slot, own))
+
+        def nothing(*_: Any) -> None:
+            return None
+
+        def superblock(_device: Path) -> Any:
+            return SimpleNamespace(uuid="")
+
+        def sound(_device: Path) -> bool:
+            return True
+
+        return SimpleNamespace(
+            relabel=relabel,
+            read_superblock=superblock,
+            repair=sound,
+            unmount_leftover=nothing,
+            refuse_if_mounted=nothing,
+        )
+
+    def _materialise(self, _content: Any, device: Path, *_: Any) -> Written:
+        assert self._tape is not None
+        for content in ("half", "complete"):
+            self._tape.writes.append(
+                ("content", slot_of_device(device), content, self._release),
+            )
+        return Written(0, 0, 0, 0)
+
+
+class _NoTrials:
+    """The records of trial boots only tell the cause; no rule reads them."""
+
+    def __init__(self, _state: Path) -> None:
+        pass
+
+    def forget(self, _commit: str) -> None:
+        pass
+
+    def boots(self, _commit: str) -> list[Any]:
+        return []
+
+
+Act = Callable[[ModelMachine, Operation, Settings], object]
+
+
+def _install(machine: ModelMachine, _: Operation, settings: Settings) -> None:
+    install_module.install(machine, io.BytesIO(), "model", settings, _Quiet())
+
+
+def _acknowledge(machine: ModelMachine, _: Operation, __: Settings) -> None:
+    machine.grubenv().write(boot.acknowledge(machine.boot_state()))
+
+
+def _rescue_once(machine: ModelMachine, _: Operation, __: Settings) -> None:
+    machine.grubenv().write(boot.rescue_once(machine.boot_state()))
+
+
+def _retry(machine: ModelMachine, _: Operation, __: Settings) -> None:
+    machine.grubenv().write(boot.retry(machine.boot_state()))
+
+
+def _rebuild(machine: ModelMachine, _: Operation, settings: Settings) -> None:
+    if machine.grubenv().read().state is not None:
+        raise RefusedError("The boot state is there.")
+    disk = machine.booted().disk
+    confirmed: dict[str, float] = {}
+    for slot in Slot:
+        record = machine.records.slot(slot)
+        complete = record is not None and record.state == SlotState.CLEAN
+        if record and complete and record.confirmed and disk.slot(slot).label == slot.label:
+            confirmed[str(slot)] = record.confirmed
+    last = max(confirmed, key=lambda name: confirmed[name], default="A")
+    boot_settings = settings.boot
+    rebuilt = boot.rebuild(last, confirmed.keys(), boot_settings.tries, boot_settings.limit)
+    machine.grubenv().write(rebuilt)
+
+
+def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
+    """Rescue writes a slot, as an install does.
+
+    The first of two, which is not armed, is one that was cut just before.
+    """
+    slot = Slot(operation.target)
+    name = str(operation.release)
+    boot.begin(machine.boot_state(), slot, boot.RESCUE)
+    machine.records.write_intent(Intent(slot, name, name, boot.RESCUE, None, 0.0))
+    begun = boot.begin(machine.boot_state(), slot, boot.RESCUE)
+    machine.grubenv().write(begun, backup_first=True)
+    # Replaced in `prepared`, as for an install.
+    replaced: Any = install_module
+    release = replaced.admit()
+    device = machine.booted().disk.slot(slot).device
+    record = install_module._record_slot
+    record(machine, slot, SlotState.WRITING, release)
+    install_module._relabel_unfinished(device, slot)
+    install_module._materialise(cast(Any, None), device, machine.mountpoint, _Quiet())
+    replaced.filesystem.relabel(device, slot.label, fresh_uuid=True)
+    record(machine, slot, SlotState.CLEAN, release, device)
+    install_module._arm(machine, slot)
+
+
+_ACTS: dict[str, Act] = {
+    "install": _install,
+    "arm": lambda machine, _, __: install_module.arm_installed(machine, _Quiet()),
+    "after_boot": lambda machine, _, s: confirm_module.after_boot(machine, s, _Quiet()),
+    "reject": lambda machine, _, __: confirm_module.reject(machine, _Quiet()),
+    "rollback": lambda machine, _, __: confirm_module.rollback(machine, _Quiet()),
+    "acknowledge": _acknowledge,
+    "rescue_once": _rescue_once,
+    "retry": _retry,
+    "rebuild": _rebuild,
+    "reflash": _reflash,
+}

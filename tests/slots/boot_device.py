@@ -1,0 +1,175 @@
+"""The device of `device.py` with its boot side for real: ESP, rescue and data on loop devices.
+
+The ESP is ext4 with small blocks instead of vfat, which not every kernel has:
+it can have holes, a FAT cannot. Partition names are given, as loop devices
+need not have any; labels, mounts and flags are the kernel's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from abupdate.boot.grubenv import BACKUP, PRIMARY, decode, encode
+from abupdate.boot.state import GrubBoot, grub
+from abupdate.disk.filesystem import read_superblock
+from abupdate.disk.layout import BOOT, DATA, RESCUE, BootDisk, Partition, Slot
+from abupdate.errors import AbupdateError
+from tests.slots import loop
+from tests.slots.device import Device
+
+SMALL = 4 << 20
+# The findings of a new device: slot B holds nothing.
+NEW = {"slot-unfinished"}
+
+
+@dataclass
+class BootDevice(Device):
+    """`loops` has the slots, `others` the rest of the disk: (name, number) to loop device."""
+
+    others: dict[tuple[str, int], Path] = field(default_factory=dict)
+
+    @property
+    def esp(self) -> Path:
+        return self.others[BOOT, 2]
+
+    def env(self, name: str = PRIMARY) -> Path:
+        return self.paths.esp / "grub" / name
+
+    def _disk(self, root: Path) -> BootDisk:
+        slots = super()._disk(root)
+        more = []
+        for (name, number), device in self.others.items():
+            superblock = read_superblock(device)
+            label = superblock.label if superblock else None
+            more.append(Partition(device, number, name, f"uuid-{number}", label, None, SMALL))
+        parts = sorted([*slots.partitions, *more], key=lambda part: part.number)
+        return BootDisk(slots.device, tuple(parts), slots.root)
+
+    def attach(self, name: str, number: int, label: str | None) -> Path:
+        """One more partition of this disk, with a filesystem where it has a label."""
+        device = self.attach_elsewhere(f"{name}-{number}", label)
+        self.others[name, number] = device
+        return device
+
+    def attach_elsewhere(self, name: str, label: str | None, *options: str) -> Path:
+        image = self.top / f"{name}.img"
+        with image.open("wb") as file:
+            file.truncate(SMALL)
+        if label is not None:
+            make_ext4(image, label)
+        words = ["losetup", "--find", "--show", *options, str(image)]
+        done = subprocess.run(words, check=True, capture_output=True, text=True)
+        return Path(done.stdout.strip())
+
+    def detach(self, name: str, number: int) -> None:
+        loop.detach(self.others.pop((name, number)))
+
+    def fill_esp(self) -> None:
+        """A fresh ESP with `saved-esp` on it, mounted read-only as on a device."""
+        self.unmount_esp()
+        make_ext4(self.esp, "BOOT")
+        self.mount_esp("rw")
+        shutil.copytree(self.top / "saved-esp", self.paths.esp, dirs_exist_ok=True)
+        self.remount("ro")
+
+    def mount_esp(self, options: str, device: Path | None = None) -> None:
+        words = ["mount", "-o", options, str(device or self.esp), str(self.paths.esp)]
+        subprocess.run(words, check=True)
+
+    def mount_elsewhere(self, mountpoint: Path) -> None:
+        subprocess.run(["mount", self.esp, mountpoint], check=True)
+
+    def unmount_esp(self) -> None:
+        while os.path.ismount(self.paths.esp):
+            subprocess.run(["umount", self.paths.esp], check=True)
+
+    def remount(self, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", self.paths.esp], check=True)
+
+    def put(self, name: str, raw: bytes) -> None:
+        """Change a file below grub/ on the ESP behind abupdate's back."""
+        self.remount("rw")
+        path = self.env(name)
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.write(raw)
+            file.truncate()
+        self.remount("ro")
+
+    def remove(self, name: str) -> None:
+        self.remount("rw")
+        self.env(name).unlink()
+        self.remount("ro")
+
+    def copies(self) -> tuple[bytes, bytes]:
+        return self.env(PRIMARY).read_bytes(), self.env(BACKUP).read_bytes()
+
+    def power_on(self, loads: Collection[str] = "ABR", *, saves: bool = True) -> GrubBoot:
+        """What GRUB does by the rules, to its copy on the ESP, and the boot that follows."""
+        for name in (PRIMARY, BACKUP):
+            try:
+                state = decode(self.env(name).read_bytes())
+                break
+            except (OSError, AbupdateError):
+                continue
+        done = grub(state, None, loads, saves=saves)
+        assert done.state is not None
+        if done.state != state:
+            self.put(name, encode(done.state))
+        assert done.boots in ("A", "B")
+        self.start(Slot(done.boots), str(done.how))
+        return done
+
+    def start(self, slot: Slot, how: str) -> None:
+        """A boot in which GRUB saves nothing: one that was chosen in the menu."""
+        self.boot(slot, how)
+        (self.paths.runtime / "seen").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.unmount_esp()
+        for device in self.others.values():
+            loop.detach(device)
+        super().close()
+
+
+def make_boot_device(made: Device) -> BootDevice:
+    """Add what `Device` leaves out; it is started by GRUB and not judged yet."""
+    device = BootDevice(made.top, made.loops, made.booted)
+    device.attach(BOOT, 2, "BOOT")
+    device.attach(RESCUE, 3, RESCUE)
+    device.attach(DATA, 6, DATA)
+    source = Path(__file__).parent.parent.parent / "grub" / "grub.cfg"
+    subprocess.run(["mount", "-o", "remount,rw", device.paths.root], check=True)
+    vendor = device.paths.vendor / "grub"
+    vendor.mkdir()
+    shutil.copy(source, vendor)
+    subprocess.run(["mount", "-o", "remount,ro", device.paths.root], check=True)
+    shutil.copytree(device.paths.esp, device.top / "saved-esp")
+    shutil.copy(source, device.top / "saved-esp" / "grub")
+    return device
+
+
+def make_ext4(device: Path, label: str) -> None:
+    words = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-L", label, str(device)]
+    subprocess.run(words, check=True)
+
+
+def doctor(
+    device: BootDevice, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, dict[str, dict[str, object]], dict[str, object]]:
+    """Exit code, findings by id, and the whole report. An id that is there twice fails."""
+    capsys.readouterr()
+    code = device.run("doctor", "--json", *words)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    report = json.loads(out)
+    findings = {found["id"]: found for found in report["findings"]}
+    assert len(findings) == len(report["findings"]), report
+    return code, findings, report
