@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick test-grub-all lint rows docs install-tools clean distclean
+.PHONY: help demo vm test test-quick test-model test-grub-all lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
@@ -24,11 +24,15 @@ demo: install-tools
 vm: install-tools
 	$(BIN)/python qemu/demo.py --console --firmware $(FIRMWARE)
 
-test: install-tools
-	$(BIN)/pytest
+test: test-quick
+	$(BIN)/pytest -m vm
 
 test-quick: install-tools
-	$(BIN)/pytest -m "not vm"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not vm"
+
+# Everything that GRUB, userland, cuts and two faults can lead to; four minutes.
+test-model: install-tools
+	$(BIN)/python -m tests.model
 
 # Every state of the boot rules in real GRUB; half an hour on two cores. ARGS=--other: the other
 # Debian's GRUB; ARGS="--firmware uefi" takes three hours.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Generator
 from pathlib import Path
@@ -46,10 +47,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not outcomes:
         return
     ROWS_FILE.parent.mkdir(exist_ok=True)
-    known: Outcomes = json.loads(ROWS_FILE.read_text()) if ROWS_FILE.exists() else {}
-    for row, tests in outcomes.items():
-        known.setdefault(row, {}).update(tests)
-    ROWS_FILE.write_text(json.dumps(known, indent=1, sort_keys=True))
+    # Processes of one run end at about the same time.
+    with ROWS_FILE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known: Outcomes = json.loads(ROWS_FILE.read_text()) if ROWS_FILE.exists() else {}
+        for row, tests in outcomes.items():
+            known.setdefault(row, {}).update(tests)
+        ROWS_FILE.write_text(json.dumps(known, indent=1, sort_keys=True))
 
 
 def _rows(item: pytest.Item) -> list[str]:

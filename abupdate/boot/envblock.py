@@ -7,53 +7,49 @@ included: a later line of a name wins, and a value counts only with its newline.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 SIGNATURE = b"# GRUB Environment Block\n"
 SIZE = 1024
 
+# Up to the newline; a backslash takes the next byte along, whatever it is.
+_LINE = re.compile(rb"(?:[^\\\n]|\\.)*", re.DOTALL)
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+
 
 def parse_block(raw: bytes) -> dict[str, str] | None:
     """All variables, as GRUB sees them; None where GRUB says "invalid environment block"."""
+    lines = parse_lines(raw)
+    return None if lines is None else dict(lines)
+
+
+def parse_lines(raw: bytes) -> list[tuple[str, str]] | None:
+    """Every name and value in the order of the block, as `grub-editenv FILE list` prints them."""
     # GRUB compares with the size of the C string, its terminating zero included.
     if len(raw) < len(SIGNATURE) + 1 or not raw.startswith(SIGNATURE):
         return None
-    values: dict[str, str] = {}
+    lines: list[tuple[str, str]] = []
     position = len(SIGNATURE)
     while position < len(raw):
         if raw[position] != ord("#"):
             equals = raw.find(b"=", position)
             if equals < 0:
                 break
-            value, end = _value(raw, equals + 1)
-            if end >= len(raw):
+            end = _end_of_line(raw, equals + 1)
+            if raw[end : end + 1] != b"\n":
                 break
-            values[_text(raw[position:equals])] = _text(value)
+            value = _ESCAPED.sub(rb"\1", raw[equals + 1 : end])
+            lines.append((_text(raw[position:equals]), _text(value)))
             position = end
-        position = _next_line(raw, position)
-    return values
+        position = _end_of_line(raw, position) + 1
+    return lines
 
 
-def _value(raw: bytes, position: int) -> tuple[bytes, int]:
-    """The value that starts here, without its escapes, and where its newline is."""
-    value = bytearray()
-    while position < len(raw) and raw[position] != ord("\n"):
-        if raw[position] == ord("\\"):
-            position += 1
-        value += raw[position : position + 1]
-        position += 1
-    return bytes(value), position
-
-
-def _next_line(raw: bytes, position: int) -> int:
-    while position < len(raw):
-        if raw[position] == ord("\\"):
-            position += 2
-        elif raw[position] == ord("\n"):
-            break
-        else:
-            position += 1
-    return position + 1
+def _end_of_line(raw: bytes, position: int) -> int:
+    found = _LINE.match(raw, position)
+    assert found is not None  # it matches nothing as well
+    return found.end()
 
 
 def _text(raw: bytes) -> str:
@@ -67,4 +63,4 @@ def format_block(values: Mapping[str, str]) -> bytes:
     for name, value in values.items():
         escaped = value.replace("\\", "\\\\").replace("\n", "\\\n")
         text += f"{name}={escaped}\n".encode("latin-1")
-    return bytes(text) + b"#" * (-len(text) % SIZE or SIZE)
+    return bytes(text) + b"#" * (-len(text) % SIZE)

@@ -4,11 +4,14 @@ A write must be whole or not there at all, wherever the power goes:
 `grub-editenv` edits a scratch copy (its own `set` truncates the file first, so
 that a cut leaves an empty one), and the finished 1024 bytes go over the old
 ones with one write in place. Every variable lies within the first 512 bytes,
-and values never change their width, so that the change is one sector. Then the
-file is read back from the disk, past the page cache, and compared.
+and values never change their width, so that the change is one sector. A copy
+where it would be more than that (missing, of another length, something behind
+the first sector) is made anew beside the old one, and renamed over it. Then
+the file is read back from the disk, past the page cache, and compared.
 
 The copies are written one after the other; the second never holds a trial
-(see `state.backup_of`).
+(see `state.backup_of`). When writing one fails, the other stays as it is: GRUB
+then has the old state, or the new one, and doing it again ends well.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +38,9 @@ BACKUP = "grubenv.bak"
 
 # What a disk writes as one: all variables must be in it.
 SECTOR = 512
-# Enough for a file that has grown; more is not ours.
+# Enough for a file that has grown; more is not ours. O_DIRECT wants a multiple
+# of the largest sector there is.
 _READ_LIMIT = 64 * 1024
-# O_DIRECT wants buffers and lengths in multiples of the largest sector there is.
-_ALIGNMENT = 4096
 
 # Every value that may be, in the order of the file. `grub.cfg` checks the same.
 VALUES: Mapping[str, str] = {
@@ -102,11 +104,18 @@ def decode(raw: bytes) -> BootState:
 def encode(state: BootState) -> bytes:
     """The 1024 bytes of a copy, made by `grub-editenv`."""
     values = {"fmt": "1", **_variables(state), "end": "1"}
-    with tempfile.TemporaryDirectory(dir=_scratch_parent()) as name:
-        scratch = Path(name) / PRIMARY
-        run(["grub-editenv", scratch, "create"])
-        run(["grub-editenv", scratch, "set", *(f"{key}={text}" for key, text in values.items())])
-        raw = scratch.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory(dir=_scratch_parent()) as name:
+            scratch = Path(name) / PRIMARY
+            run(["grub-editenv", scratch, "create"])
+            words = (f"{key}={text}" for key, text in values.items())
+            run(["grub-editenv", scratch, "set", *words])
+            raw = scratch.read_bytes()
+    except OSError as error:
+        raise DeviceFaultError(
+            f"The boot state should be made in a scratch folder, but {error}.",
+            "Is there space in /run?",
+        ) from error
     fault = _layout_fault(raw)
     if fault or decode(raw) != state:
         raise DeviceFaultError(
@@ -175,7 +184,9 @@ class Grubenv:
         `backup_first` is for `begin`, whose backup may not name the slot that
         is about to be written for one moment longer than the primary. Raises
         `DeviceFaultError` when a copy is not what it should be afterwards;
-        GRUB then uses the old state or the new one, never a mixture.
+        GRUB then uses the old state or the new one, never a mixture. When the
+        first copy fails, the second is not touched; when the second fails, the
+        first is not put back: old or new, each is one that may boot.
         """
         with self._locked(), self._writable():
             first, second = encode(state), encode(backup_of(state, self._settled_before()))
@@ -193,8 +204,7 @@ class Grubenv:
     def _read_copy(self, name: str, problems: list[str]) -> BootState | None:
         path = self._directory / name
         try:
-            with path.open("rb") as file:
-                raw = file.read(_READ_LIMIT)
+            raw = read_from_disk(path, _READ_LIMIT)
             state = decode(raw)
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
@@ -219,7 +229,13 @@ class Grubenv:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Only one writer at a time, whichever process it is in."""
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DeviceFaultError(
+                f"{self._directory} should be the folder of the boot state: {error.strerror}.",
+                "Is the boot partition mounted?",
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -229,26 +245,31 @@ class Grubenv:
     def _put(self, name: str, raw: bytes) -> None:
         path = self._directory / name
         try:
-            if path.is_file() and path.stat().st_size == SIZE:
+            if _differs_in_one_sector(path, raw):
                 _overwrite(path, raw)
             else:
                 _create(path, raw)
-            found = read_from_disk(path, SIZE + 1)
+            # Also for a name that an earlier writer made and was ended before this.
+            _sync_folder(self._directory)
+            _read_back(path, raw)
         except OSError as error:
             raise DeviceFaultError(
                 f"The boot state could not be written to {path}: {error.strerror}.",
                 "Is the boot partition damaged or write-protected?",
             ) from error
-        if found != raw:
-            raise DeviceFaultError(
-                f"{path} should hold the boot state that was just written, but the disk gives "
-                "other bytes back.",
-                "The disk is failing or does not keep what is written to it.",
-            )
+
+
+def _differs_in_one_sector(path: Path, raw: bytes) -> bool:
+    """Whether the old copy becomes these bytes, or stays, when any of its sectors are written."""
+    try:
+        old = read_from_disk(path, SIZE + 1)
+    except OSError:
+        return False  # missing, a link, or not readable: nothing in it is of use
+    return len(old) == SIZE and old[SECTOR:] == raw[SECTOR:]
 
 
 def _overwrite(path: Path, raw: bytes) -> None:
-    """One write over the old bytes: no truncation, no new clusters, no directory entry."""
+    """One write over the old bytes: no truncation, no new clusters."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         _write_whole(fd, raw)
@@ -257,19 +278,35 @@ def _overwrite(path: Path, raw: bytes) -> None:
 
 
 def _create(path: Path, raw: bytes) -> None:
-    """A copy that is missing, or too short or long for GRUB to write: made anew beside it."""
+    """A copy that cannot be changed in one sector: made anew beside it, and renamed over it.
+
+    It is read back before the rename already: the old copy may be one that GRUB uses.
+    """
     fresh = path.with_name(path.name + ".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(fresh, flags, 0o644)
     try:
-        _write_whole(fd, raw)
+        try:
+            _write_whole(fd, raw)
+            _read_back(fresh, raw)
+            os.replace(fresh, path)  # noqa: PTH105 - tests put a simulated disk in the place of `os`
+        except (OSError, DeviceFaultError):
+            with suppress(OSError):
+                os.unlink(fresh)  # noqa: PTH108
+            raise
+        # ext4 keeps the new name with the directory, vfat with the file
+        # (vfat_rename in fs/fat/namei_vfat.c leaves the entry to the inode's own write-out).
+        os.fsync(fd)
     finally:
         os.close(fd)
-    fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        os.fsync(fd)
     finally:
-        os.close(directory)
+        os.close(fd)
 
 
 def _write_whole(fd: int, raw: bytes) -> None:
@@ -279,20 +316,32 @@ def _write_whole(fd: int, raw: bytes) -> None:
     os.fsync(fd)
 
 
-def read_from_disk(path: Path, limit: int) -> bytes:
-    """At most `limit` bytes (4096 at most) of a file, from the disk and not from the page cache.
+def _read_back(path: Path, raw: bytes) -> None:
+    if read_from_disk(path, SIZE + 1) != raw:
+        raise DeviceFaultError(
+            f"{path} should hold the boot state that was just written, but the disk gives "
+            "other bytes back.",
+            "The disk is failing or does not keep what is written to it.",
+        )
 
+
+def read_from_disk(path: Path, limit: int) -> bytes:
+    """At most `limit` bytes (64 KiB at most) of a file, from the disk and not from the page cache.
+
+    What GRUB will find, that is, also after a write that failed. While somebody
+    else writes, the kernel lets this wait, so that no half of a write is seen.
     A filesystem that knows no O_DIRECT (tmpfs, which has no disk) is read the
     ordinary way, after the kernel was asked to forget the pages.
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        fd = os.open(path, flags | os.O_DIRECT)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         return _read_uncached(path, limit)
     # Anonymous memory begins at a page: aligned as O_DIRECT wants it.
-    buffer = mmap.mmap(-1, _ALIGNMENT)
+    buffer = mmap.mmap(-1, _READ_LIMIT)
     try:
         length = os.preadv(fd, [buffer], 0)
         return buffer[: min(length, limit)]
@@ -306,7 +355,7 @@ def read_from_disk(path: Path, limit: int) -> bytes:
 
 
 def _read_uncached(path: Path, limit: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return os.pread(fd, limit, 0)

@@ -31,27 +31,25 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
         return
     slot = Slot(intent.slot)
     record = machine.records.slot(slot)
-    held = record is not None and _holds(record, intent)
-    if intent.slot == state.slot and held:
-        assert record is not None
-        _confirmed(machine, record, events)
+    complete = record if record is not None and record.state == SlotState.CLEAN else None
+    keeps = slot == state.slot and slot in state.good
+    if complete is None or complete.commit != intent.commit:
+        # A release from before, if any: the wanted one never got as far as the slot.
+        if complete is not None and complete.confirmed is None:
+            if keeps:
+                _confirmed(machine, complete, events)
+            elif state.failed == slot:
+                _fell_back(machine, complete.release, complete.commit, slot, events)
+        _note_lost(machine, intent, "unfinished", UNFINISHED, events)
+    elif keeps:
+        _confirmed(machine, complete, events)
         _close(machine, intent, "confirmed", None)
         failpoint("confirm-recorded")
-        return
-    detail: dict[str, object] = {}
-    if intent.slot == state.slot:
-        # What boots is the release before this one, which never got as far as the slot.
-        if record is not None and record.confirmed is None:
-            _confirmed(machine, record, events)
-        outcome, why = "unfinished", UNFINISHED
-    elif state.failed == intent.slot or intent.armed is not None:
-        boots = Trials(machine.paths.state).boots(intent.commit)
-        outcome, why, detail = "fallback", cause(boots), {"judged_boots": len(boots)}
+    elif state.failed == slot or intent.armed is not None:
+        why = _fell_back(machine, intent.release, intent.commit, slot, events)
+        _close(machine, intent, "fallback", why)
     else:
-        outcome, why = ("lost", LOST) if held else ("unfinished", UNFINISHED)
-    entry = HistoryEntry(outcome, now(), intent.release, slot, {"cause": why, **detail})
-    note(machine, events, entry)
-    _close(machine, intent, outcome, why)
+        _note_lost(machine, intent, "lost", LOST, events)
 
 
 def note(machine: Machine, events: Events, entry: HistoryEntry) -> None:
@@ -59,8 +57,19 @@ def note(machine: Machine, events: Events, entry: HistoryEntry) -> None:
     attempt_note(lambda: machine.records.append(entry), events.warning, "history")
 
 
-def _holds(record: SlotRecord, intent: Intent) -> bool:
-    return record.state == SlotState.CLEAN and record.commit == intent.commit
+def _fell_back(machine: Machine, release: str, commit: str, slot: Slot, events: Events) -> str:
+    boots = Trials(machine.paths.state).boots(commit)
+    why = cause(boots)
+    detail = {"cause": why, "judged_boots": len(boots)}
+    note(machine, events, HistoryEntry("fallback", now(), release, slot, detail))
+    return why
+
+
+def _note_lost(machine: Machine, intent: Intent, outcome: str, why: str, events: Events) -> None:
+    detail = {"cause": why}
+    entry = HistoryEntry(outcome, now(), intent.release, Slot(intent.slot), detail)
+    note(machine, events, entry)
+    _close(machine, intent, outcome, why)
 
 
 def _close(machine: Machine, intent: Intent, outcome: str, why: str | None) -> None:

@@ -1,72 +1,31 @@
-"""The copies of the boot state: what counts as whole, and writes that are cut anywhere."""
+"""The copies of the boot state: what counts as whole, and how they are read and written."""
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
 import re
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from abupdate.boot import grubenv
-from abupdate.boot.envblock import format_block, parse_block
+from abupdate.boot.envblock import format_block
 from abupdate.boot.grubenv import BACKUP, PRIMARY, VALUES, Grubenv, LostError, decode
-from abupdate.boot.state import BootState, Ustate, arm, backup_of, begin, confirm, provision
+from abupdate.boot.state import BootState, Ustate, arm, backup_of, begin
 from abupdate.errors import DeviceFaultError
 from abupdate.failpoints import VARIABLE
-
-OLD = provision(3, 8)
-NEW = arm(begin(OLD, "B", "A"), "B")
-
-# grub-editenv runs once for each state.
-encode = functools.cache(grubenv.encode)
-
-STATES = st.builds(
-    BootState,
-    slot=st.sampled_from("AB"),
-    good=st.sampled_from(["AB", "Ax", "xB", "xx"]),
-    trial=st.sampled_from("ABx"),
-    ustate=st.sampled_from(Ustate),
-    countdown=st.integers(0, 9),
-    tries=st.integers(1, 9),
-    limit=st.integers(0, 9),
-    failed=st.sampled_from("ABx"),
-    once=st.sampled_from("Rx"),
-    seen=st.sampled_from("ABRx"),
-)
-
-
-def plain(state: BootState) -> dict[str, str]:
-    """All variables of the file, by our own hand."""
-    values = {name: str(getattr(state, name)) for name in state.__dataclass_fields__}
-    values["ustate"] = str(int(state.ustate))
-    return {"fmt": "1", **values, "end": "1"}
+from tests.unit.any_state import STATES
+from tests.unit.boot_states import NEW, OLD, encode, plain
 
 
 @given(STATES)
 def test_decode_is_the_inverse(state: BootState) -> None:
     assert decode(format_block(plain(state))) == state
-
-
-@pytest.mark.parametrize("state", [OLD, NEW, replace(NEW, good="xB", once="R", seen="B")])
-def test_encode(state: BootState) -> None:
-    raw = encode(state)
-    assert decode(raw) == state
-    assert (len(raw), parse_block(raw)) == (1024, plain(state))
-    # One sector holds it all, and no change of a value moves another byte.
-    assert raw[512:] == b"#" * 512
-    assert decode(raw[:512] + b"\0" * 512) == state
-    where = [(m.start(), m.group()) for m in re.finditer(rb"\n[a-z]+=", raw)]
-    assert where == [(m.start(), m.group()) for m in re.finditer(rb"\n[a-z]+=", encode(OLD))]
 
 
 @given(STATES, st.sampled_from(list(VALUES)), st.text("ABRx0123456789 -#", max_size=3))
@@ -116,40 +75,6 @@ def test_torn_write_is_old_or_new(
         for number, done in enumerate(arrived)
     )
     assert decode(torn) in (old, new)
-
-
-@given(st.dictionaries(st.text("abc_", min_size=1), st.text("ab=#\\\n ", max_size=8), max_size=6))
-def test_block_is_what_grub_editenv_reads(values: dict[str, str]) -> None:
-    assert parse_block(format_block(values)) == values
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"a=1\nb=2\n",
-        b"a=x\\\\y\\\nz\nb=\n",
-        b"# c=1\na=1\n\nb=2\n",
-        b"no equals\na=1\n",
-        b"a=1\nb=2",
-        b"a=1\nb=2\\",
-        b"a==1\n=2\n",
-        b"a=1\n#####b=2\nc=3\n",
-    ],
-)
-def test_block_agrees_with_grub_editenv(tmp_path: Path, body: bytes) -> None:
-    """GRUB's own program on blocks with oddities: escapes, comments, no end."""
-    raw = b"# GRUB Environment Block\n" + body
-    (tmp_path / "block").write_bytes(raw)
-    listed = subprocess.run(
-        ["grub-editenv", tmp_path / "block", "list"], capture_output=True, check=True
-    )
-    found = parse_block(raw)
-    assert found is not None
-    assert listed.stdout.decode() == "".join(f"{key}={found[key]}\n" for key in found)
-
-
-def test_the_last_line_of_a_name_counts() -> None:
-    assert parse_block(b"# GRUB Environment Block\na=1\nb=2\na=3\n") == {"a": "3", "b": "2"}
 
 
 def folder(path: Path, state: BootState | None = OLD) -> Grubenv:
@@ -219,54 +144,6 @@ def test_cut_between_the_copies(
     assert tuple(decode((tmp_path / name).read_bytes()) for name in (PRIMARY, BACKUP)) == left
 
 
-class PowerCut(BaseException):
-    """Nothing of the writer runs after it."""
-
-
-def cut_before(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """End the writer at its system call of this number, before it does anything."""
-    counter = iter(range(number, -1, -1))
-
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def made(*arguments: Any, **keywords: Any) -> Any:
-            if next(counter) == 0:
-                raise PowerCut
-            return call(*arguments, **keywords)
-
-        return made
-
-    for name in ("pwrite", "fsync", "preadv"):
-        monkeypatch.setattr(os, name, counted(getattr(os, name)))
-
-
-@pytest.mark.parametrize("missing", [(), (PRIMARY,), (PRIMARY, BACKUP)])
-def test_cut_at_every_system_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
-) -> None:
-    """Afterwards GRUB finds the old state or the new one; and another write ends well."""
-    monkeypatch.setattr(grubenv, "encode", encode)
-    possible = {OLD, backup_of(OLD, Ustate.OK), NEW, backup_of(NEW, Ustate.OK)}
-    for number in range(30):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        copies = folder(directory)
-        for name in missing:
-            (directory / name).unlink()
-        with monkeypatch.context() as patch:
-            cut_before(patch, number)
-            try:
-                copies.write(NEW)
-                break
-            except PowerCut:
-                pass
-        found = copies.read().state
-        assert found in possible or (found is None and len(missing) == 2)
-        copies.write(NEW)
-        assert copies.read() == grubenv.Reading(NEW, "primary", ())
-    assert number >= 6, "two writes, two fsyncs and two reads should have been cut"
-    assert copies.read().problems == ()
-
-
 def test_other_bytes_on_the_disk_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grubenv, "read_from_disk", lambda path, limit: encode(OLD))
     with pytest.raises(DeviceFaultError, match="other bytes"):
@@ -310,21 +187,28 @@ def test_writable_is_entered_for_the_write_alone(tmp_path: Path) -> None:
     assert events == ["rw", "ro B"]
 
 
-def _write_often(path: Path, state: BootState) -> None:
-    for _ in range(6):
-        Grubenv(path).write(state)
+def test_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """A boot partition that is not mounted is a fault of the device, not a bug of ours."""
+    with pytest.raises(DeviceFaultError, match="folder of the boot state"):
+        Grubenv(tmp_path / "missing").write(NEW)
 
 
-def test_concurrent_writers(tmp_path: Path) -> None:
-    """Both copies always come from one writer: the copies of two states never mix."""
-    folder(tmp_path)
-    states = [confirm(NEW, "B", 3, 8), replace(OLD, countdown=2), replace(OLD, failed="B")]
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_often, args=(tmp_path, state)) for state in states]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    primary, backup = (decode((tmp_path / name).read_bytes()) for name in (PRIMARY, BACKUP))
-    assert primary in states and backup == primary
+def test_scratch_folder_that_is_full_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = folder(tmp_path)
+    monkeypatch.setattr(grubenv, "_scratch_parent", lambda: str(tmp_path / "missing"))
+    with pytest.raises(DeviceFaultError, match="scratch folder"):
+        copies.write(replace(NEW, countdown=9))
+    assert copies.read().state == OLD
+
+
+def test_link_is_replaced_by_a_file(tmp_path: Path) -> None:
+    """Where it points to is not ours."""
+    copies = folder(tmp_path)
+    (tmp_path / PRIMARY).rename(tmp_path / "elsewhere")
+    (tmp_path / PRIMARY).symlink_to("elsewhere")
+    assert copies.read().source == "backup"
+    copies.write(NEW)
+    assert copies.read() == grubenv.Reading(NEW, "primary", ())
+    assert decode((tmp_path / "elsewhere").read_bytes()) == OLD
