@@ -58,7 +58,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], words: list[str]) -> N
 def test_every_verb_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
-    verbs = "status install arm confirm reject rollback verify history check config publish"
+    verbs = "status install arm confirm reject rollback verify history check config doctor publish"
     for verb in verbs.split():
         assert f"  {verb} " in listed, verb
 

@@ -97,6 +97,46 @@ def test_root_is_read_only_and_etc_and_var_live_on_data(machine: DeviceVM) -> No
     assert options["/data"].startswith("rw")
 
 
+# Slot B holds nothing on a new device, and its rescue partition no rescue system yet.
+NEW_DEVICE = {"slot-unfinished", "rescue-missing"}
+
+
+def doctor(machine: DeviceVM, *words: str) -> tuple[int, set[str]]:
+    done = machine.run("abupdate", "doctor", "--json", *words, ok=None)
+    assert "Traceback" not in done.stderr, done
+    return done.code, {found["id"] for found in json.loads(done.stdout)["findings"]}
+
+
+def on_the_esp(machine: DeviceVM, command: str) -> None:
+    remount = "mount -o remount,{} /boot/efi"
+    machine.run("sh", "-ec", f"{remount.format('rw')}; {command}; {remount.format('ro')}")
+
+
+@pytest.mark.row("U15")
+def test_doctor_mends_what_a_fat_has_lost(machine: DeviceVM) -> None:
+    assert doctor(machine) == (0, NEW_DEVICE)
+    assert machine.run("cat", "/run/abupdate/seen").stdout == "A\n"
+    on_the_esp(
+        machine,
+        "cd /boot/efi/grub; head -c 43 grubenv > short; mv short grubenv.bak; rm grub.cfg; cd /",
+    )
+    assert doctor(machine) == (11, {"copy-length", "grub-cfg-missing"} | NEW_DEVICE)
+    assert doctor(machine, "--repair") == (0, NEW_DEVICE)
+    machine.run("cmp", "/boot/efi/grub/grub.cfg", "/usr/lib/abupdate/grub/grub.cfg")
+    on_the_esp(machine, "rm /boot/efi/grub/grubenv; echo '#' >> /boot/efi/grub/grub.cfg")
+    assert doctor(machine) == (11, {"copy-missing", "grub-cfg-differs"} | NEW_DEVICE)
+    assert doctor(machine, "--repair") == (0, {"grub-cfg-differs"} | NEW_DEVICE)
+    machine.run("mount", "-o", "ro", "LABEL=medium", "/boot/efi")
+    assert doctor(machine, "--repair") == (11, {"esp-foreign"} | NEW_DEVICE)
+    machine.run("umount", "/boot/efi")
+    on_the_esp(machine, "cp /usr/lib/abupdate/grub/grub.cfg /boot/efi/grub/grub.cfg")
+    machine.reboot()  # by the grub.cfg and the grubenv that were put back
+    marker = machine.wait_for_boot()
+    assert (marker.slot, marker.boot) == ("A", "normal")
+    machine.settle()
+    assert doctor(machine) == (0, NEW_DEVICE)
+
+
 @pytest.mark.row("U10")
 def test_status_in_the_guest_tells_everything(machine: DeviceVM) -> None:
     report = machine.status()
