@@ -36,7 +36,7 @@ from abupdate.update import etc
 from abupdate.update.admit import Need, Release, admit
 from abupdate.update.job import job
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
-from abupdate.update.settle import settle
+from abupdate.update.settle import make_room, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
 from abupdate.update.trials import Trials
 
@@ -163,7 +163,7 @@ def _write(
 ) -> Written:
     """Everything between the trusted release and the complete slot, in its order."""
     device = partition.device
-    settle(machine, machine.boot_state(), events)
+    make_room(machine, machine.boot_state(), events)
     _record_intent(machine, booted, slot, release)
     with events.step("begin", f"Take slot {slot} out of use"):
         _begin(machine, booted, slot)

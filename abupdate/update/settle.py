@@ -52,6 +52,16 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
         _note_lost(machine, intent, "lost", LOST, events)
 
 
+def make_room(machine: Machine, state: BootState, events: Events) -> None:
+    """Before another intent takes the place of the last one: tell what became of that."""
+    settle(machine, state, events)
+    if state.on_trial is not None:
+        slot = Slot(state.on_trial)
+        record = machine.records.slot(slot)
+        release = record.release if record is not None else None
+        note(machine, events, HistoryEntry("replaced", now(), release, slot))
+
+
 def note(machine: Machine, events: Events, entry: HistoryEntry) -> None:
     """Add a line to the history; a disk that takes none is a warning."""
     attempt_note(lambda: machine.records.append(entry), events.warning, "history")

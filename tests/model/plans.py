@@ -30,13 +30,11 @@ DOCUMENTED = {
 }
 
 # Those of `KNOWN` that only `FULL` reaches.
-RARE = {"P8-unfinished"}
+RARE: set[str] = set()
 
 # Not repaired. A run fails on any other, and the test fails when one of these is
 # gone: take it off the list then.
 KNOWN = {
     "P8-false-fallback": "update/settle.py: the power goes between the line of history and the "
     "intent: a fallback is told twice",
-    "P8-unfinished": "update/install.py: a second install is cut off before `begin`, and rescue's "
-    "`retry` drops the armed release: only the second one is told, as 'unfinished'",
 }

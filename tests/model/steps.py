@@ -251,7 +251,7 @@ def _other_follows(write: Write, rest: tuple[Write, ...]) -> bool:
 def _write_told(world: World, write: Write, forgotten: bool) -> World:
     """The intent, or a line of the history; both may tell the end of a trial."""
     if write[0] == "history":
-        told = write[1] in ("fallback", "rejected", "lost") and write[2] == world.owed
+        told = write[1] in ("fallback", "rejected", "lost", "replaced") and write[2] == world.owed
         return world.change(owed=None) if told else world
     told = write[1].outcome in ("fallback", "rejected", "lost")
     if write[1].outcome == "confirmed" and world.owed == write[1].slot:

@@ -251,7 +251,7 @@ def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
     slot = Slot(operation.target)
     name = str(operation.release)
     boot.begin(machine.boot_state(), slot, boot.RESCUE)
-    settle_module.settle(machine, machine.boot_state(), _Quiet())
+    settle_module.make_room(machine, machine.boot_state(), _Quiet())
     machine.records.write_intent(Intent(slot, name, name, boot.RESCUE, None, 0.0))
     begun = boot.begin(machine.boot_state(), slot, boot.RESCUE)
     machine.grubenv().write(begun, backup_first=True)

@@ -45,8 +45,8 @@ def test_an_install_that_was_cut_off_is_not_the_success_of_the_one_before(
     assert device.run("confirm") == 0
     outcome, events = told(device, capsys)
     assert outcome == "unfinished"
-    assert events == ["installed", "install-failed", "confirmed", "unfinished"]
-    confirmed = device.machine.records.history()[2]
+    assert events == ["installed", "replaced", "install-failed", "confirmed", "unfinished"]
+    confirmed = device.machine.records.history()[3]
     assert (confirmed.release, confirmed.slot) == ("2", "B")
 
 
