@@ -15,7 +15,9 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cache
 import device
@@ -23,12 +25,27 @@ import guest
 import vm_console
 from demo_parts import FAILURE, ONE, TWO, Parts, Timeline, build
 from device_vm import DeviceVM, Marker, make_medium
+from hardware import Bus
+from image import content_hash
 from serial_console import VMError
+from twin import make_twin
 from vm import VM, Disk, Firmware
 
 from abupdate.errors import AbupdateError
 
 TRIES = 3
+
+
+@dataclass(frozen=True)
+class Played:
+    """How the story went: all boots by their markers, the partition and the serial number
+    of the disk that the last one ran from, and whether anything was written to the twin.
+    """
+
+    markers: list[Marker]
+    root: str
+    serial: str
+    twin_changed: bool
 
 
 class DifferentError(Exception):
@@ -159,12 +176,26 @@ def main() -> int:
     return 0
 
 
-def play(timeline: Timeline, parts: Parts, folder: Path, firmware: Firmware) -> None:
-    """The story, on a copy of the new device's disk."""
-    disk = device.copy(parts.disk, folder / "disk.img")
+def play(
+    timeline: Timeline,
+    parts: Parts,
+    folder: Path,
+    firmware: Firmware,
+    bus: Bus = "virtio",
+    twin: Literal["in front", "behind"] | None = None,
+) -> Played:
+    """The story, on a copy of the new device's disk.
+
+    `twin`: another device's disk, with the same labels, is attached too.
+    """
+    disk = Disk(device.copy(parts.disk, folder / "disk.img"), bus, first=True)
     files = {f"{name}.bundle": path for name, path in parts.bundles.items()}
-    medium = make_medium(folder / "medium.img", files)
-    with VM([disk, Disk(medium, readonly=True)], firmware=firmware, accel=parts.accel) as vm:
+    medium = Disk(make_medium(folder / "medium.img", files), readonly=True)
+    disks, other, before = [disk, medium], folder / "twin.img", ""
+    if twin is not None:
+        disks.insert(0 if twin == "in front" else 1, Disk(make_twin(parts.disk, other), bus))
+        before = content_hash(other)
+    with VM(disks, firmware=firmware, accel=parts.accel) as vm:
         machine = DeviceVM(vm)
         try:
             release_one(timeline, machine)
@@ -172,8 +203,12 @@ def play(timeline: Timeline, parts: Parts, folder: Path, firmware: Firmware) -> 
             fallback(timeline, machine)
         except DifferentError as error:
             raise DifferentError(f"{error}\n{vm.serial.tail()}") from error
+        root = machine.run("findmnt", "-no", "SOURCE", "/").stdout.strip()
+        serial = machine.run("lsblk", "-nso", "SERIAL", root).stdout.strip()
         with timeline.step("power off"):
             machine.power_off()
+        changed = twin is not None and content_hash(other) != before
+        return Played(machine.markers(), root, serial, changed)
 
 
 if __name__ == "__main__":

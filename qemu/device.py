@@ -16,6 +16,7 @@ from pathlib import Path
 import cache
 from guest import STORE_UID
 from image import DiskImage, Sizes, scratch
+from secure_boot import Signed
 
 from abupdate.boot.state import provision
 from abupdate.config import BootSection
@@ -41,17 +42,25 @@ class Received:
     tag: str
 
 
-def build(bundle: Path, allowed_signers: Path, sizes: Sizes | None = None) -> Path:
+def build(
+    bundle: Path,
+    allowed_signers: Path,
+    sizes: Sizes | None = None,
+    *,
+    signed: Signed | None = None,
+) -> Path:
     """The disk, from the full bundle of its first release; cached.
 
-    Copy it before use (`copy`): a machine writes to its disk.
+    `signed`: what starts it under Secure Boot. Copy it before use (`copy`): a
+    machine writes to its disk.
     """
     sizes = sizes or Sizes()
     project = cache.PROJECT
     sources = [project / "abupdate", project / "grub", project / "qemu" / "image.py"]
-    inputs = (bundle, allowed_signers, sizes, Path(__file__), *sources)
+    loaders = () if signed is None else (signed.shim, signed.grub)
+    inputs = (bundle, allowed_signers, sizes, Path(__file__), *sources, *loaders)
     return cache.cached(
-        "disk", inputs, ".img", lambda path: _build(path, bundle, allowed_signers, sizes)
+        "disk", inputs, ".img", lambda path: _build(path, bundle, allowed_signers, sizes, signed)
     )
 
 
@@ -61,7 +70,9 @@ def copy(disk: Path, target: Path) -> Path:
     return target
 
 
-def _build(path: Path, bundle: Path, allowed_signers: Path, sizes: Sizes) -> None:
+def _build(
+    path: Path, bundle: Path, allowed_signers: Path, sizes: Sizes, signed: Signed | None
+) -> None:
     defaults = BootSection()
     with scratch(path) as folder:
         data, tree = folder / "data", folder / "tree"
@@ -77,7 +88,7 @@ def _build(path: Path, bundle: Path, allowed_signers: Path, sizes: Sizes) -> Non
         disk.add_ext4(RESCUE, "empty")
         _write_records(data, release, uuid)
         disk.add_ext4(DATA, DATA, data)
-        disk.add_boot(provision(defaults.tries, defaults.limit))
+        disk.add_boot(provision(defaults.tries, defaults.limit), signed)
 
 
 def _receive(bundle: Path, store: Repository, trust: TrustFiles) -> Received:

@@ -126,7 +126,7 @@ def _base(kernel: str, packages: tuple[str, ...]) -> Path:
     """Layer 1."""
     wanted = sorted({*PACKAGES, *packages, kernel})
     hooks = [GUEST / name for name in ("base-essential", "base-customize")]
-    sources = [*hooks, GUEST / "initramfs-hook", GUEST / "initramfs.conf"]
+    sources = [*hooks, *(GUEST / f"initramfs{name}" for name in ("-hook", "-hang", ".conf"))]
     inputs = (SUITE, wanted, EXCLUDED, *sources, cache.PROJECT / "initramfs")
 
     def make(path: Path) -> None:

@@ -9,6 +9,7 @@ filesystem has owners, devices and capabilities.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,15 +17,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cache
 
 from abupdate.boot.grubenv import Grubenv
 from abupdate.boot.state import BootState
 from abupdate.disk import filesystem, grubimage
-from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, MIB, partitions
+from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, MIB, PartitionSpec, partitions
 from abupdate.disk.partition import Extent, make_table
 from abupdate.run import run
+
+if TYPE_CHECKING:
+    from secure_boot import Signed
 
 GRUB = cache.PROJECT / "grub"
 
@@ -35,12 +40,21 @@ _MAKE_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of the partitions and of the whole disk; `sector` is 512 or 4096."""
+    """Bytes of the partitions and of the whole disk.
+
+    `sector` is 512 or 4096: what the disk counts in, so an image is for one of
+    them. No BIOS starts from the latter.
+    """
 
     root: int = 1024 * MIB
     rescue: int = 32 * MIB
+    boot: int = 64 * MIB
     disk: int = 5120 * MIB
     sector: int = 512
+
+    def partitions(self) -> list[PartitionSpec]:
+        """abupdate's layout in these sizes."""
+        return partitions(self.root, self.rescue, self.boot)
 
 
 class DiskImage:
@@ -56,8 +70,8 @@ class DiskImage:
         """An empty file with the partition table of abupdate's layout."""
         with path.open("wb") as file:
             file.truncate(sizes.disk)
-        specs = partitions(sizes.root, sizes.rescue)
-        extents = make_table(path, specs)
+        specs = sizes.partitions()
+        extents = make_table(path, specs, sizes.sector)
         names = [spec.name for spec in specs]
         return cls(path, dict(zip(names, extents, strict=True)), sizes)
 
@@ -66,38 +80,61 @@ class DiskImage:
         extent = self._extents[name]
         with scratch(self.path) as folder:
             part = folder / "ext4"
-            make_ext4(part, extent.size, label, content)
+            make_ext4(part, extent.size, label, content, self._sizes.sector)
             superblock = filesystem.read_superblock(part)
             assert superblock is not None
             self._place(part, extent)
         return superblock.uuid
 
-    def add_boot(self, state: BootState) -> None:
-        """The ESP with GRUB's files and boot state, and GRUB's BIOS images."""
+    def add_boot(self, state: BootState, signed: Signed | None = None) -> None:
+        """The ESP with GRUB's files and boot state, and GRUB's BIOS images.
+
+        With `signed`, UEFI starts Debian's shim and GRUB instead of our own
+        image, and Secure Boot may be on (docs/secure-boot.md).
+        """
         with scratch(self.path) as folder:
             tree, part = folder / "esp", folder / "vfat"
-            (tree / "EFI" / "BOOT").mkdir(parents=True)
-            (tree / "grub").mkdir()
-            grubimage.efi_image(GRUB, tree / "EFI" / "BOOT" / "BOOTX64.EFI")
+            (tree / "grub").mkdir(parents=True)
             shutil.copy(GRUB / "grub.cfg", tree / "grub")
             Grubenv(tree / "grub").write(state)
+            _add_efi(tree / "EFI", signed)
             extent = self._extents[BOOT]
             make_vfat(part, extent.size, tree, self._sizes.sector)
             self._place(part, extent)
-            core, bios = folder / "core.img", self._extents[BIOS]
-            grubimage.bios_core(GRUB, core)
-            grubimage.install_bios(self.path, core, bios.start, bios.size)
+            if self._sizes.sector == grubimage.SECTOR:
+                core, bios = folder / "core.img", self._extents[BIOS]
+                grubimage.bios_core(GRUB, core)
+                grubimage.install_bios(self.path, core, bios.start, bios.size)
 
     def _place(self, part: Path, extent: Extent) -> None:
         copy_sparse(part, self.path, extent.start)
 
 
-def make_ext4(path: Path, size: int, label: str, content: Path | None = None) -> None:
+def _add_efi(folder: Path, signed: Signed | None) -> None:
+    """What the firmware starts."""
+    boot = folder / "BOOT"
+    boot.mkdir(parents=True)
+    if signed is None:
+        grubimage.efi_image(GRUB, boot / "BOOTX64.EFI")
+        return
+    shutil.copy(signed.shim, boot / "BOOTX64.EFI")
+    # shim looks for this name beside itself, and Debian's GRUB reads this folder.
+    shutil.copy(signed.grub, boot / "grubx64.efi")
+    (folder / "debian").mkdir()
+    shutil.copy(GRUB / "early.cfg", folder / "debian" / "grub.cfg")
+
+
+def make_ext4(
+    path: Path, size: int, label: str, content: Path | None = None, sector: int = 512
+) -> None:
     """An ext4 in a file, with the files of a folder (owners and times included)."""
     with path.open("wb") as file:
         file.truncate(size)
     words = ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-i", str(_INODE_RATIO), "-L", label]
     words += ["-O", filesystem.FEATURES]
+    if sector > 1024:
+        # A block is at least a sector; small filesystems would have less.
+        words += ["-b", str(sector)]
     if content is not None:
         words += ["-d", str(content)]
     run([*words, path], timeout=_MAKE_SECONDS)
@@ -136,6 +173,17 @@ def copy_sparse(source: Path, target: Path, offset: int) -> None:
             while position < end:
                 left = end - position
                 position += os.sendfile(writer.fileno(), reader.fileno(), position, left)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 over all data of a sparse file and where it is; quick, unlike its holes."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        for start, end in _data(file.fileno()):
+            digest.update(f"{start} {end}\0".encode())
+            for at in range(start, end, MIB):
+                digest.update(os.pread(file.fileno(), min(MIB, end - at), at))
+    return digest.hexdigest()
 
 
 def _data(fd: int) -> Iterator[tuple[int, int]]:
