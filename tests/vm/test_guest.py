@@ -134,6 +134,7 @@ def test_doctor_mends_what_a_fat_has_lost(machine: DeviceVM) -> None:
     marker = machine.wait_for_boot()
     assert (marker.slot, marker.boot) == ("A", "normal")
     machine.settle()
+    machine.mount_medium()
     assert doctor(machine) == (0, NEW_DEVICE)
 
 
