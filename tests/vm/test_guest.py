@@ -28,11 +28,8 @@ PASSWORD = "for-this-test-only"
 
 
 @pytest.fixture(scope="module")
-def machine(
-    parts: demo_parts.Parts, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DeviceVM]:
+def machine(parts: demo_parts.Parts, images: Path) -> Iterator[DeviceVM]:
     """A device booted into release 1, its bundles on a stick."""
-    folder = tmp_path_factory.mktemp("machine")
     bundle = parts.bundles["2"].read_bytes()
     files = {
         "cut.bundle": bundle[: len(bundle) // 2],
@@ -40,9 +37,9 @@ def machine(
         "2.bundle": bundle,
     }
     for name, content in files.items():
-        (folder / name).write_bytes(content)
-    medium = make_medium(folder / "medium.img", {name: folder / name for name in files})
-    disk = device.copy(parts.disk, folder / "disk.img")
+        (images / name).write_bytes(content)
+    medium = make_medium(images / "medium.img", {name: images / name for name in files})
+    disk = device.copy(parts.disk, images / "disk.img")
     disks = [Disk(disk), Disk(medium, readonly=True)]
     with VM(disks, firmware="bios", accel=parts.accel, password=PASSWORD) as vm:
         found = DeviceVM(vm)

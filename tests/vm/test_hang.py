@@ -138,19 +138,18 @@ def play(fault: Fault, armed: Disk, image: Path, accel: str) -> Seen:
             answers = [device.run(*words, ok=None).stdout.strip() for words in QUESTIONS]
         vm.power_cut()
         lines = vm.serial.lines()
-    return Seen(lines, armed_slot.read_state(disk), answers)
+    ended = armed_slot.read_state(disk)
+    image.unlink()
+    return Seen(lines, ended, answers)
 
 
 @pytest.fixture(scope="module")
-def runs(
-    parts: demo_parts.Parts, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Seen]]]:
+def runs(parts: demo_parts.Parts, images: Path) -> Iterator[dict[str, Future[Seen]]]:
     """All machines, on their way."""
-    folder = tmp_path_factory.mktemp("hang")
-    armed = armed_slot.build(parts.disk, folder / "armed.img", TRIES)
+    armed = armed_slot.build(parts.disk, images / "armed.img", TRIES)
     with ThreadPoolExecutor(JOBS) as pool:
         yield {
-            name: pool.submit(play, fault, armed, folder / f"{number}.img", parts.accel)
+            name: pool.submit(play, fault, armed, images / f"{number}.img", parts.accel)
             for number, (name, fault) in enumerate(FAULTS.items())
         }
 

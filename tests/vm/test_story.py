@@ -6,6 +6,8 @@ labels: in front of ours, where a search would find it first, or behind it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import demo
 import demo_parts
 import pytest
@@ -13,13 +15,10 @@ from demo import Played
 
 
 @pytest.fixture(scope="module", params=["uefi", "bios"])
-def played(
-    request: pytest.FixtureRequest,
-    parts: demo_parts.Parts,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Played:
+def played(request: pytest.FixtureRequest, parts: demo_parts.Parts, images: Path) -> Played:
     """UEFI: NVMe, `disk1` of the machine. BIOS: SATA, `disk0`."""
-    timeline, folder = demo_parts.Timeline(), tmp_path_factory.mktemp("story")
+    timeline, folder = demo_parts.Timeline(), images / request.param
+    folder.mkdir()
     if request.param == "uefi":
         return demo.play(timeline, parts, folder, "uefi", "nvme", "in front")
     return demo.play(timeline, parts, folder, "bios", "sata", "behind")
