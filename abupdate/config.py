@@ -57,6 +57,15 @@ class HealthSection(_Section):
     timeout: float = Field(default=60.0, gt=0, description="Seconds that one check may take.")
 
 
+class InstallSection(_Section):
+    """[install]: how a release gets into a slot."""
+
+    verify: Literal["written", "full"] = Field(
+        default="written",
+        description="What is read back from the disk: what was written, or the full slot.",
+    )
+
+
 class StoreSection(_Section):
     """[store]: the git repository on data."""
 
@@ -72,6 +81,7 @@ class Settings(_Section):
     boot: BootSection = BootSection()
     confirm: ConfirmSection = ConfirmSection()
     health: HealthSection = HealthSection()
+    install: InstallSection = InstallSection()
     store: StoreSection = StoreSection()
 
 

@@ -81,7 +81,7 @@ def _build(
         release = _receive(bundle, store, TrustFiles((allowed_signers,)))
         verified = release.verified
         with open_commit(store, verified.commit, verified.manifest_sha256) as content:
-            materialise(content, tree, Events())
+            materialise(content, store, tree, Events())
         disk = DiskImage.create(path, sizes)
         uuid = disk.add_ext4(Slot.A.label, Slot.A.label, tree)
         disk.add_ext4(Slot.B.label, Slot.B.unfinished_label)

@@ -9,6 +9,7 @@ import json
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from abupdate.disk.layout import Slot
     from abupdate.update.confirm import Verdict
     from abupdate.update.slots import Machine
+
+
+class Verify(StrEnum):
+    """What an install reads back from the disk."""
+
+    WRITTEN = "written"
+    FULL = "full"
+
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, with a schema version.")]
 ByBoot = Annotated[bool, typer.Option("--boot", hidden=True)]
@@ -72,6 +81,13 @@ def install(
     no_arm: Annotated[
         bool, typer.Option("--no-arm", help="Write and verify, but do not try it at the next boot.")
     ] = False,
+    verify: Annotated[
+        Verify | None,
+        typer.Option(
+            help="Read back what was written, or the full slot; default: `install.verify`.",
+            show_default=False,
+        ),
+    ] = None,
     reboot: Annotated[bool, typer.Option("--reboot", help="Reboot when it is armed.")] = False,
     reboot_exit_code: Annotated[
         bool, typer.Option("--reboot-exit-code", help="Exit with 4 when a reboot is needed.")
@@ -95,7 +111,10 @@ def install(
     events = terminal_events(progress_fd)
     settings = _settings(context)
     with _opened(source) as stream:
-        done = run_install(_machine(context), stream, source, settings, events, arm=not no_arm)
+        done = run_install(
+            _machine(context), stream, source, settings, events,
+            arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
+        )  # fmt: skip
     if not done.armed:
         print(f"Release {done.release} is in slot {done.slot}; `abupdate arm` lets GRUB try it.")
         return

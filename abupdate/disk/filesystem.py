@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
 import os
 import stat
 import uuid
@@ -32,12 +33,17 @@ _MAKE_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Superblock:
-    """What is needed of an ext4 superblock. Sizes in bytes; format: kernel docs, ext4."""
+    """What is needed of an ext4 superblock. Sizes in bytes; format: kernel docs, ext4.
+
+    `fingerprint` is a hash of all of it: time and count of mounts for writing
+    are in it, so that it stays the same only while nobody writes through ext4.
+    """
 
     label: str
     uuid: str
     capacity: int
     inodes: int
+    fingerprint: str
 
 
 def read_superblock(device: Path) -> Superblock | None:
@@ -63,6 +69,7 @@ def read_superblock(device: Path) -> Superblock | None:
         uuid=str(uuid.UUID(bytes=raw[104:120])),
         capacity=(blocks - overhead) * block,
         inodes=number(0),
+        fingerprint=hashlib.sha256(raw).hexdigest(),
     )
 
 

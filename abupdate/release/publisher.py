@@ -250,11 +250,11 @@ def _described(content: CommitContent, version: Version) -> ReleaseToml:
 
 def _hash_all(content: CommitContent) -> tuple[int, int]:
     """Read every file and link; how many there are, and their bytes."""
-    entries = [entry for entry in content.entries() if entry.sha256 is not None]
-    size = 0
-    for _, chunks in content.blobs(entries):
+    files = size = 0
+    for _, chunks in content.read(content.files()):
+        files += 1
         size += sum(len(chunk) for chunk in chunks)
-    return len(entries), size
+    return files, size
 
 
 def _opened(bundle: Path) -> AbstractContextManager[IO[bytes]]:

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -21,7 +21,8 @@ from abupdate.errors import SourceError
 from abupdate.events import Events
 from abupdate.run import Stream
 from abupdate.store import manifest, names
-from abupdate.store.content import MANIFEST_PATH, PLAIN, RELEASE_PATH, git_mode
+from abupdate.store.changes import git_mode
+from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH
 from abupdate.store.manifest import Entry, Kind
 from abupdate.store.paths import (
     CHUNK,
@@ -34,6 +35,7 @@ from abupdate.store.paths import (
 )
 from abupdate.store.repository import Repository
 from abupdate.store.tar import read_tar
+from abupdate.store.tree import PLAIN
 
 _BLOCK = 4096
 _IDENTITY = b"abupdate <abupdate@localhost>"
@@ -139,7 +141,7 @@ def _take_directory(root: Path, writer: _Writer) -> list[str]:
             store = partial(_store_file, writer, found)
             again = None if first in (None, found.path) else first
             entry = entry_of(found, opened, store, again)
-            writer.take(replace(entry, xattrs=without_overlay(entry.xattrs)))
+            writer.take(entry._replace(xattrs=without_overlay(entry.xattrs)))
     return warnings
 
 
@@ -208,7 +210,7 @@ class _Writer:
             ) from error
         before = self._entries.get(entry.target or b"")
         if before is not None and before.target is not None:
-            entry = replace(entry, target=before.target)
+            entry = entry._replace(target=before.target)
         self._entries[entry.path] = entry
 
     def finish(self, warnings: list[str]) -> list[Entry]:
@@ -242,7 +244,7 @@ class _Writer:
 
     def _take_apart(self, content: Entry, paths: list[bytes]) -> None:
         for path in paths:
-            self._entries[path] = replace(content, path=path)
+            self._entries[path] = content._replace(path=path)
             if content.path in self._marks:
                 self._marks[path] = self._marks[content.path]
 
@@ -251,10 +253,9 @@ class _Writer:
         for path in paths:
             self._marks[path] = mark
             self._entries[path] = (
-                replace(content, path=path)
+                content._replace(path=path, links=len(paths))
                 if path == paths[0]
-                else replace(
-                    content,
+                else content._replace(
                     path=path,
                     kind=Kind.HARDLINK,
                     size=None,

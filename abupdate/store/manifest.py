@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import IO
+from typing import NamedTuple
 
 from abupdate.errors import NotTrustedError
 
@@ -26,7 +25,9 @@ MAX_DEPTH = 256
 MAX_XATTR = 65536
 # What a root filesystem may not have: abupdate's own names, and what ext4 makes for itself.
 RESERVED = (b".abupdate", b".git-fixups", b"lost+found")
+MAX_LINKS = 65000  # ext4's own limit
 _MAX_ID = (1 << 32) - 2
+_MAX_DEVICE = 0xFFFFF
 _MAX_SIZE = 1 << 62
 _MAX_MTIME = 1 << 64  # the year 2554; ext4 ends in 2446
 
@@ -47,14 +48,13 @@ DEVICES = (Kind.CHAR, Kind.BLOCK)
 WITH_CONTENT = (Kind.FILE, Kind.LINK)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One path. `path` is relative, raw bytes, empty for the root.
 
     `mode` are the twelve permission bits, `mtime` nanoseconds since the epoch
     (may be negative). `size` and `sha256` belong to files and symlinks (the
-    target's text), `device` to device nodes, `target` (an earlier path) to hard
-    links. `xattrs` are sorted by name.
+    target's text), `links` (its names in all) to files, `device` to device
+    nodes, `target` (an earlier path) to hard links. `xattrs` are sorted by name.
     """
 
     path: bytes
@@ -65,6 +65,7 @@ class Entry:
     mtime: int
     size: int | None = None
     sha256: str | None = None
+    links: int = 1
     device: tuple[int, int] | None = None
     target: bytes | None = None
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
@@ -83,6 +84,8 @@ def format_entry(entry: Entry) -> bytes:
         fields.append(b"dev=%d:%d" % entry.device)
     if entry.target is not None:
         fields.append(b"to=" + escape(entry.target))
+    if entry.links != 1:
+        fields.append(b"links=%d" % entry.links)
     if entry.size is not None:
         fields.append(b"size=%d" % entry.size)
     if entry.sha256 is not None:
@@ -92,70 +95,120 @@ def format_entry(entry: Entry) -> bytes:
     return b" ".join(fields) + b"\n"
 
 
-def read(stream: IO[bytes]) -> Iterator[Entry]:
+def read(raw: bytes) -> Iterator[Entry]:
     """Entries of a manifest, checked as they come. Raises `NotTrustedError` with the line."""
-    if stream.readline(len(HEADER) + 1) != HEADER:
+    checks, offset, number = Checks(), check_header(raw), 1
+    try:
+        while offset < len(raw):
+            number += 1
+            line = line_at(raw, offset)
+            entry = parse_line(line)
+            checks.take(entry, offset)
+            offset += len(line)
+            yield entry
+        checks.end()
+    except ValueError as error:
+        raise NotTrustedError(f"Manifest, line {number}: {error}.") from error
+
+
+def check_header(raw: bytes) -> int:
+    """Where the first line after the header begins. Raises `NotTrustedError`."""
+    if not raw.startswith(HEADER):
         raise NotTrustedError(
             f"A manifest begins with '{HEADER.decode().strip()}'; this one does not.",
             "It may come from a newer abupdate: update in steps.",
         )
-    checks = _Checks()
-    number = 1
-    while line := stream.readline(MAX_LINE + 1):
-        number += 1
-        try:
-            entry = parse_line(line)
-            checks.take(entry)
-        except ValueError as error:
-            raise NotTrustedError(f"Manifest, line {number}: {error}.") from error
-        yield entry
-    if number == 1:
-        raise NotTrustedError("The manifest is empty: not even the root is in it.")
+    return len(HEADER)
+
+
+def line_at(raw: bytes, offset: int) -> bytes:
+    """The line that begins at an offset, with its newline where it has one."""
+    return raw[offset : raw.find(b"\n", offset) + 1 or len(raw)]
+
+
+def path_of(line: bytes) -> bytes:
+    """The path of a line."""
+    path = line[: line.find(b" ")]
+    if path == b".":
+        return b""
+    return unescape(path) if b"%" in path else path
+
+
+def has_links(line: bytes) -> bool:
+    """Whether a line is of a file with several names, or one of those."""
+    return b" links=" in line or line[line.find(b" ") + 1 :].startswith(b"h")
+
+
+# One way to write each number. What `-?` and the widths still allow is refused by `check_entry`.
+_NUMBER = rb"(0|[1-9][0-9]{0,18})"
+_LINE = re.compile(
+    rb"([!-~]++) ([dflcbph]) ([0-7]{4}) %(n)s:%(n)s (0|-?[1-9][0-9]{0,19})"
+    rb"(?: dev=%(n)s:%(n)s)?(?: to=([!-~]++))?(?: links=%(n)s)?"
+    rb"(?: size=%(n)s sha256=([0-9a-f]{64}))?((?: x\.[!-~]++)*)\n" % {b"n": _NUMBER}
+)
+_KINDS = {kind.encode(): kind for kind in Kind}
 
 
 def parse_line(line: bytes) -> Entry:
     """One line, with its newline. Raises `ValueError` when it is not exactly as printed."""
-    if not line.endswith(b"\n"):
-        raise ValueError("too long or cut off")
-    words = line[:-1].split(b" ")
-    if len(words) < 5:
-        raise ValueError("five fields or more expected")
-    fields = dict(_pairs(words[5:]))
-    xattrs = tuple(
-        (unescape(name[2:]), unescape(value))
-        for name, value in fields.items()
-        if name.startswith(b"x.")
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError("not written the one way that this format allows, or cut off")
+    path, kind, mode, uid, gid, mtime, major, minor, target, links, size, sha256, rest = (
+        match.groups()
     )
-    uid, _, gid = words[3].partition(b":")
     entry = Entry(
-        path=b"" if words[0] == b"." else unescape(words[0]),
-        kind=Kind(words[1].decode("ascii", "replace")),
-        mode=int(words[2], 8),
-        uid=_number(uid, _MAX_ID),
-        gid=_number(gid, _MAX_ID),
-        mtime=int(words[4]),
-        size=_number(fields[b"size"], _MAX_SIZE) if b"size" in fields else None,
-        sha256=_sha256(fields[b"sha256"]) if b"sha256" in fields else None,
-        device=_device(fields[b"dev"]) if b"dev" in fields else None,
-        target=unescape(fields[b"to"]) if b"to" in fields else None,
-        xattrs=xattrs,
+        b"" if path == b"." else _unescaped(path),
+        _KINDS[kind],
+        int(mode, 8),
+        int(uid),
+        int(gid),
+        int(mtime),
+        None if size is None else int(size),
+        None if sha256 is None else sha256.decode(),
+        1 if links is None else int(links),
+        None if major is None else (int(major), int(minor)),
+        None if target is None else _unescaped(target),
+        _xattrs(rest) if rest else (),
     )
+    if links == b"1":
+        raise ValueError("one link is not written down")
     check_entry(entry)
-    # Printing again catches every second spelling: leading zeros, order, doubles, unknown fields.
-    if format_entry(entry) != line:
-        raise ValueError("not written the one way that this format allows")
     return entry
+
+
+def _unescaped(text: bytes) -> bytes:
+    if b"%" not in text:
+        return text
+    raw = unescape(text)
+    if escape(raw) != text:
+        raise ValueError("escaped in a second way")
+    return raw
+
+
+def _xattrs(text: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    found = []
+    for word in text[1:].split(b" "):
+        name, equals, value = word[2:].partition(b"=")
+        if not equals:
+            raise ValueError("an attribute is written x.NAME=VALUE")
+        raw = unescape(name)
+        if escape(raw).replace(b"=", b"%3d") != name:
+            raise ValueError("escaped in a second way")
+        found.append((raw, _unescaped(value)))
+    return tuple(found)
 
 
 def check_tree(entries: Iterable[Entry]) -> None:
     """Raise `ValueError` with the path unless these entries, in this order, are a manifest."""
-    checks = _Checks()
+    checks = Checks()
     for entry in entries:
         try:
             check_entry(entry)
             checks.take(entry)
         except ValueError as error:
             raise ValueError(f"{escape(entry.path).decode() or '.'}: {error}") from error
+    checks.end()
 
 
 def tree_digest(entries: Iterable[Entry]) -> str:
@@ -184,72 +237,120 @@ def unescape(text: bytes) -> bytes:
     return _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), text)
 
 
-class _Checks:
-    """What spans lines: order, parents, hard-link targets."""
+class Checks:
+    """What spans lines: order, parents, groups of hard links.
+
+    `directories` has the offset of the line of each folder that was taken.
+    """
 
     def __init__(self) -> None:
+        self.directories: dict[bytes, int] = {}
         self._last: bytes | None = None
         self._count = 0
-        self._directories: set[bytes] = set()
-        self._files: dict[bytes, Entry] = {}
+        self._linked: dict[bytes, Entry] = {}
+        self._missing: dict[bytes, int] = {}
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: Entry, offset: int = 0) -> None:
+        """The next path. Raises `ValueError`."""
+        self._take(entry.path, entry.kind is Kind.DIR, offset)
+        if entry.links > 1:
+            self._linked[entry.path] = entry
+            self._missing[entry.path] = entry.links - 1
+        elif entry.kind is Kind.HARDLINK:
+            self._check_hard_link(entry)
+
+    def take_line(self, line: bytes, offset: int) -> None:
+        """The next path, of a line that stood in another manifest and has no hard links."""
+        kind = line.find(b" ") + 1
+        self._take(path_of(line), line.startswith(b"d ", kind), offset)
+
+    def _take(self, path: bytes, folder: bool, offset: int) -> None:
         self._count += 1
         if self._count > MAX_ENTRIES:
             raise ValueError(f"more than {MAX_ENTRIES} paths")
         if self._last is None:
-            if entry.path != b"" or entry.kind is not Kind.DIR:
+            if path != b"" or not folder:
                 raise ValueError("the first path must be the root, '.', a directory")
-        elif entry.path <= self._last:
+        elif path <= self._last:
             raise ValueError("paths must be sorted and be there once")
-        elif entry.path.rpartition(b"/")[0] not in self._directories:
+        elif path.rpartition(b"/")[0] not in self.directories:
             raise ValueError("the path's parent is not a directory of the manifest")
-        self._last = entry.path
-        if entry.kind is Kind.DIR:
-            self._directories.add(entry.path)
-        elif entry.kind is Kind.FILE:
-            self._files[entry.path] = entry
-        elif entry.kind is Kind.HARDLINK:
-            self._check_hard_link(entry)
+        self._last = path
+        if folder:
+            self.directories[path] = offset
+
+    def end(self) -> None:
+        """After the last path."""
+        if self._last is None:
+            raise ValueError("not even the root is in it")
+        if self._missing:
+            path = next(iter(self._missing))
+            raise ValueError(f"not all hard links of {escape(path).decode()} are there")
 
     def _check_hard_link(self, entry: Entry) -> None:
-        first = self._files.get(entry.target or b"")
-        if first is None:
-            raise ValueError("a hard link must point to an earlier file")
+        path = entry.target or b""
+        first = self._linked.get(path)
+        if first is None or path not in self._missing:
+            raise ValueError("a hard link must point to an earlier file that counts it")
         same = (first.mode, first.uid, first.gid, first.mtime, first.xattrs)
         if (entry.mode, entry.uid, entry.gid, entry.mtime, entry.xattrs) != same:
             raise ValueError("a hard link must have the owner, mode, time and xattrs of its file")
+        self._missing[path] -= 1
+        if not self._missing[path]:
+            del self._missing[path]
 
 
 def check_entry(entry: Entry) -> None:
     """Raise `ValueError` unless an entry, by itself, may stand in a manifest."""
+    kind, size = entry.kind, entry.size
     check_path(entry.path)
     if not 0 <= entry.mode <= 0o7777:
         raise ValueError("the mode has more than twelve bits")
-    if abs(entry.mtime) > _MAX_MTIME:
+    if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
+        raise ValueError("no such owner or group is possible")
+    if not -_MAX_MTIME <= entry.mtime <= _MAX_MTIME:
         raise ValueError("the time is out of range")
-    content = entry.size is not None and entry.sha256 is not None
-    if (entry.size is not None or entry.sha256 is not None) and not content:
+    if (size is None) != (entry.sha256 is None):
         raise ValueError("size and sha256 come together")
-    if content != (entry.kind in WITH_CONTENT):
+    if (size is None) == (kind in WITH_CONTENT):
         raise ValueError("files and symlinks have size and sha256, others have not")
-    if entry.kind is Kind.LINK and not 0 < (entry.size or 0) <= MAX_PATH:
+    if size is not None and not 0 <= size <= _MAX_SIZE:
+        raise ValueError("the size is out of range")
+    if kind is Kind.LINK and not 0 < (size or 0) <= MAX_PATH:
         raise ValueError(f"a symlink's target must have 1 to {MAX_PATH} bytes")
-    if (entry.device is not None) != (entry.kind in DEVICES):
+    if entry.links != 1 and (kind is not Kind.FILE or not 1 < entry.links <= MAX_LINKS):
+        raise ValueError(f"files have links=, up to {MAX_LINKS}, others have not")
+    if (entry.device is not None) != (kind in DEVICES):
         raise ValueError("device nodes have dev=, others have not")
-    if (entry.target is not None) != (entry.kind is Kind.HARDLINK):
+    if entry.device is not None and not (
+        0 <= entry.device[0] <= _MAX_DEVICE and 0 <= entry.device[1] <= _MAX_DEVICE
+    ):
+        raise ValueError("no such device is possible")
+    if (entry.target is not None) != (kind is Kind.HARDLINK):
         raise ValueError("hard links have to=, others have not")
-    if list(entry.xattrs) != sorted(dict(entry.xattrs).items()):
+    if entry.xattrs:
+        _check_xattrs(entry.xattrs)
+
+
+def _check_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> None:
+    if list(xattrs) != sorted(dict(xattrs).items()):
         raise ValueError("xattrs must be sorted and be there once")
-    if any(not name or b"\0" in name or len(name) > 255 for name, _ in entry.xattrs):
+    if any(not name or b"\0" in name or len(name) > 255 for name, _ in xattrs):
         raise ValueError("an xattr's name must have 1 to 255 bytes")
-    if any(len(value) > MAX_XATTR for _, value in entry.xattrs):
+    if any(len(value) > MAX_XATTR for _, value in xattrs):
         raise ValueError(f"an xattr's value may have {MAX_XATTR} bytes")
+
+
+# One search over each path instead of a look at each component: manifests are long.
+_SUSPICIOUS = re.compile(
+    rb"\0|(?:\A|/)(?:\.{0,2}(?:/|\Z)|[^/]{256})|\A(?:%s)(?:/|\Z)"
+    % b"|".join(re.escape(name) for name in RESERVED)
+)
 
 
 def check_path(path: bytes) -> None:
     """Raise `ValueError` unless a path stays below the root and a filesystem can hold it."""
-    if path == b"":
+    if path == b"" or (len(path) <= MAX_COMPONENT and not _SUSPICIOUS.search(path)):
         return
     if len(path) > MAX_PATH:
         raise ValueError(f"a path may have {MAX_PATH} bytes")
@@ -265,29 +366,3 @@ def check_path(path: bytes) -> None:
             raise ValueError("a path must not have empty, '.' or '..' components")
         if len(component) > MAX_COMPONENT:
             raise ValueError(f"a component may have {MAX_COMPONENT} bytes")
-
-
-def _pairs(words: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    for word in words:
-        name, equals, value = word.partition(b"=")
-        if not equals:
-            raise ValueError("fields after the time are name=value")
-        yield name, value
-
-
-def _number(text: bytes, most: int) -> int:
-    value = int(text)
-    if not 0 <= value <= most:
-        raise ValueError("a number is out of range")
-    return value
-
-
-def _sha256(text: bytes) -> str:
-    if not re.fullmatch(rb"[0-9a-f]{64}", text):
-        raise ValueError("sha256 must be 64 hexadecimal digits")
-    return text.decode()
-
-
-def _device(text: bytes) -> tuple[int, int]:
-    major, _, minor = text.partition(b":")
-    return _number(major, 0xFFFFF), _number(minor, 0xFFFFF)

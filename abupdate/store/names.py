@@ -23,6 +23,8 @@ _IGNORED = re.compile(
     )
 )
 _AT_START = re.compile(rb"(?<![^/\\])" + re.escape(PREFIX))
+# What every name has that is stored otherwise, or was; others may have it too.
+_SPECIAL = re.compile(rb"[~\x80-\xff]|\.(?:abu%|git)", re.IGNORECASE)
 _SHORT_NAME = re.compile(rb"gi.*~[0-9]", re.DOTALL)
 
 
@@ -33,6 +35,8 @@ def stored(path: bytes) -> bytes:
 
 def true(path: bytes) -> bytes:
     """The true path of one in a tree. Raises `ValueError` when nothing is stored that way."""
+    if not _SPECIAL.search(path):
+        return path  # as nearly all are
     found = _AT_START.sub(b"", path)
     if stored(found) != path:
         raise ValueError(f"the tree has a name that abupdate does not write: {path!r}")

@@ -93,6 +93,11 @@ _KINDS = {
 }
 
 
+def kind_of(status: os.stat_result) -> Kind | None:
+    """The kind of a path by its status, None for a socket."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode))
+
+
 def _raise(path: bytes, error: OSError) -> None:
     raise error
 
@@ -101,19 +106,18 @@ def walk(
     root: Path,
     into: Callable[[bytes], bool] = lambda path: True,
     unreadable: Callable[[bytes, OSError], None] = _raise,
-) -> list[Found]:
+) -> Iterator[Found]:
     """All paths below a root (itself first), sorted by raw path; `kind` is None for a socket.
 
-    `into` says which folders are looked into; none deeper than a manifest can
-    say is. `unreadable` hears of a path that the disk cannot read (default:
-    raise). The filesystem's own `lost+found` at the root is left out.
+    `into` says which folders are looked into, when their turn comes; none deeper
+    than a manifest can say is. `unreadable` hears of a path that the disk cannot
+    read (default: raise). The filesystem's own `lost+found` at the root is left out.
     """
     with directories(root) as opened:
         fd, name = opened.parent(b"")
         top = os.stat(name, dir_fd=fd)
-        walker = _Walker(top.st_dev, into, unreadable, [Found(b"", Kind.DIR, top)])
-        walker.look_into(fd, b"", 1)
-    return sorted(walker.found, key=lambda item: item.path)
+        yield Found(b"", Kind.DIR, top)
+        yield from _Walker(top.st_dev, into, unreadable).look_into(fd, b"", 1)
 
 
 @dataclass(frozen=True)
@@ -121,32 +125,46 @@ class _Walker:
     device: int
     into: Callable[[bytes], bool]
     unreadable: Callable[[bytes, OSError], None]
-    found: list[Found]
 
-    def look_into(self, fd: int, path: bytes, depth: int) -> None:
-        for name in os.listdir(fd):
-            raw = os.fsencode(name)
-            below = path + b"/" + raw if path else raw
-            if below == OF_THE_FILESYSTEM:
+    def look_into(self, fd: int, above: bytes, depth: int) -> Iterator[Found]:
+        """What is in an open folder; `above` is its path with a slash."""
+        try:
+            children = self._children(fd, above)
+        except OSError as error:
+            self.unreadable(above[:-1], error)
+            return
+        for key, found in children:
+            if not key.endswith(b"/"):
+                yield found
+            elif depth <= MAX_DEPTH and self.into(found.path):
+                try:
+                    inner = os.open(key[:-1], DIRECTORY, dir_fd=fd)
+                except OSError as error:
+                    self.unreadable(found.path, error)
+                    continue
+                try:
+                    yield from self.look_into(inner, above + key, depth + 1)
+                finally:
+                    os.close(inner)
+
+    def _children(self, fd: int, above: bytes) -> list[tuple[bytes, Found]]:
+        """Paths by name, and folders once more where what they hold belongs: `a`, `a-b`, `a/`."""
+        children = []
+        for name in map(os.fsencode, os.listdir(fd)):
+            path = above + name
+            if path == OF_THE_FILESYSTEM:
                 continue
             try:
-                self._look_at(fd, raw, below, depth)
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError as error:
-                self.unreadable(below, error)
-
-    def _look_at(self, fd: int, name: bytes, path: bytes, depth: int) -> None:
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        found = Found(path, _KINDS.get(stat.S_IFMT(status.st_mode)), status)
-        self.found.append(found)
-        # Another filesystem mounted inside is not part of this one.
-        mounted = status.st_dev != self.device
-        if found.kind is not Kind.DIR or mounted or depth > MAX_DEPTH or not self.into(path):
-            return
-        inner = os.open(name, DIRECTORY, dir_fd=fd)
-        try:
-            self.look_into(inner, path, depth + 1)
-        finally:
-            os.close(inner)
+                self.unreadable(path, error)
+                continue
+            found = Found(path, kind_of(status), status)
+            children.append((name, found))
+            # Another filesystem mounted inside is not part of this one.
+            if found.kind is Kind.DIR and status.st_dev == self.device:
+                children.append((name + b"/", found))
+        return sorted(children, key=lambda child: child[0])
 
 
 def hash_file(fd: int, name: bytes, progress: Callable[[int], None] | None = None) -> str:

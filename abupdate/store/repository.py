@@ -126,7 +126,7 @@ class Repository:
     @contextmanager
     def reader(self) -> Iterator[ObjectReader]:
         """Objects by id, each hashed here. One git for all that is read in the block."""
-        arguments = self._argv("cat-file", "--batch")
+        arguments = self._argv("cat-file", "--batch-command", "--buffer")
         object_format = self.object_format
         with stream(
             arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
@@ -234,7 +234,16 @@ class Repository:
 
 
 class ObjectReader:
-    """Objects of a repository, each hashed here before it is believed."""
+    """Objects of a repository, each hashed here before it is believed.
+
+    Ask for many at once: git answers in order once all of them were said, so
+    that neither side waits for the other in the middle. What was asked for must
+    be read before the next `read`; `WINDOW` objects may be asked for before
+    the answers to the last `WINDOW` were read.
+    """
+
+    # Two windows of `contents <oid>` fit into a pipe of 64 KiB.
+    WINDOW = 400
 
     def __init__(self, git: Stream, object_format: str) -> None:
         self._git = git
@@ -242,35 +251,51 @@ class ObjectReader:
 
     def read(self, oid: str, kind: str, limit: int) -> bytes:
         """A small object whole. Raises `NotTrustedError` when it is not what its id says."""
-        self.ask([oid])
+        ((_, content),) = self.read_all([oid], kind, limit)
+        return content
+
+    def read_all(self, oids: Sequence[str], kind: str, limit: int) -> Iterator[tuple[str, bytes]]:
+        """Small objects, each whole and with its id, in order; see `read`."""
+        for at in range(0, len(oids), self.WINDOW):
+            window = oids[at : at + self.WINDOW]
+            self.ask(window)
+            for oid in window:
+                yield oid, b"".join(self.checked(oid, kind, limit))
+
+    def ask(self, oids: Sequence[str]) -> None:
+        """Ask for objects; read their answers in this order."""
+        words = [b"contents %s\n" % oid.encode() for oid in oids]
+        with suppress(BrokenPipeError):  # the reader of the answers finds out why
+            self._git.stdin.write(b"".join([*words, b"flush\n"]))
+            self._git.stdin.flush()
+
+    def checked(self, oid: str, kind: str, limit: int) -> Iterator[bytes]:
+        """An object that was asked for, in pieces; believe them at the end, when the id is right.
+
+        Raises `NotTrustedError`.
+        """
         size = self._header(oid, kind)
         if size > limit:
             raise NotTrustedError(f"The {kind} {oid} has {size} bytes, {limit} at most are taken.")
-        content = self._exactly(size)
-        self._exactly(1)
         digest = hashlib.new(self._hash, f"{kind} {size}\0".encode())
-        digest.update(content)
+        for chunk in self._body(size):
+            digest.update(chunk)
+            yield chunk
         if digest.hexdigest() != oid:
             raise NotTrustedError(
                 f"The store hands out other content for {kind} {oid}: it hashes to "
                 f"{digest.hexdigest()}.",
                 "The store is damaged or was tampered with; install from a full bundle.",
             )
-        return content
-
-    def ask(self, oids: Iterable[str]) -> None:
-        """Ask for objects; their answers come in this order. Blocks while nobody reads them."""
-        with suppress(BrokenPipeError):  # the reader of the answers finds out why
-            for oid in oids:
-                self._git.stdin.write(oid.encode() + b"\n")
-            self._git.stdin.flush()
 
     def answer(self, oid: str) -> Iterator[bytes]:
         """A blob that was asked for, in pieces, NOT hashed: the caller knows its SHA-256."""
-        left = self._header(oid, "blob")
-        while left:
-            chunk = self._exactly(min(left, _CHUNK))
-            left -= len(chunk)
+        return self._body(self._header(oid, "blob"))
+
+    def _body(self, size: int) -> Iterator[bytes]:
+        while size:
+            chunk = self._exactly(min(size, _CHUNK))
+            size -= len(chunk)
             yield chunk
         self._exactly(1)
 

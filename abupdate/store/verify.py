@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import accumulate
+from dataclasses import dataclass
+from heapq import merge
+from itertools import accumulate, chain
 from pathlib import Path
+from typing import Protocol
 
 from abupdate.events import Events
-from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH, CommitContent
+from abupdate.store import manifest
+from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH
 from abupdate.store.manifest import Entry, Kind, escape
 from abupdate.store.materialise import own_file, own_folder
-from abupdate.store.paths import Directories, Found, directories, entry_of, hash_file, walk
+from abupdate.store.paths import (
+    Directories,
+    Found,
+    directories,
+    entry_of,
+    hash_file,
+    kind_of,
+    walk,
+)
+from abupdate.store.plan import Plan
 
 _SHOWN = 5
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -38,82 +48,158 @@ def describe(differences: Sequence[Difference]) -> str:
     return f"{told}; and {more} more" if more > 0 else told
 
 
-def compare(target: Path, content: CommitContent, events: Events) -> list[Difference]:
+def compare(target: Path, content: Described, events: Events) -> list[Difference]:
     """Read a mounted slot and compare it with a commit; empty when they are equal.
 
     A path that the disk cannot read is a difference.
     """
-    expected = {entry.path: entry for entry in _whole(content)}
-    total = sum(entry.size or 0 for entry in expected.values())
-    folders = {path for path, entry in expected.items() if entry.kind is Kind.DIR}
-    differences: list[Difference] = []
-    unread: list[tuple[bytes, OSError]] = []
-    groups: dict[tuple[int, int], bytes] = {}
-    read = 0
-
-    def progress(size: int) -> None:
-        nonlocal read
-        read += size
-        events.progress(min(read, total), total)
-
+    folders: set[bytes] = set()
+    unread: dict[bytes, OSError] = {}
+    expected = _whole(content, folders)
     with directories(target) as opened:
-        for found in walk(target, folders.__contains__, lambda *what: unread.append(what)):
-            entry = expected.pop(found.path, None)
-            if entry is None:
-                differences.append(Difference(found.path, "is not in the release"))
+        reading = _Reading(opened, events, target)
+        # A folder is looked into once the release was seen to have it.
+        found = walk(target, folders.__contains__, unread.__setitem__)
+        missing, differences = [], []
+        wanted = next(expected, None)
+        for path in found:
+            while wanted is not None and wanted.path < path.path:
+                missing.append(wanted.path)
+                wanted = next(expected, None)
+            if wanted is None or wanted.path != path.path:
+                differences.append(Difference(path.path, "is not in the release"))
                 continue
-            first = None
-            if found.kind is Kind.FILE and found.status.st_nlink > 1:
-                first = groups.setdefault(found.link, found.path)
-            again = None if first in (None, found.path) else first
-            what = _difference(entry, found, opened, again, progress)
+            what = reading.difference(wanted, path)
             if what is not None:
-                differences.append(Difference(found.path, what))
-    events.progress(total, total)
-    for path, error in unread:
-        differences.append(Difference(path, f"cannot be read ({error.strerror})"))
+                differences.append(Difference(path.path, what))
+            wanted = next(expected, None)
+        while wanted is not None:
+            missing.append(wanted.path)
+            wanted = next(expected, None)
+        reading.end()
+    for place, error in unread.items():
+        differences.append(Difference(place, f"cannot be read ({error.strerror})"))
     # What lies below a folder that cannot be read is not missing, as far as anybody knows.
-    hidden = {path for path, _ in unread}
     differences += [
-        Difference(path, "is missing") for path in expected if hidden.isdisjoint(_and_above(path))
+        Difference(path, "is missing")
+        for path in missing
+        if unread.keys().isdisjoint(_and_above(path))
     ]
     return sorted(differences, key=lambda difference: difference.path)
+
+
+def compare_changed(target: Path, plan: Plan, events: Events) -> list[Difference]:
+    """`compare` for what a plan wrote, made or mended only."""
+    differences = []
+    with directories(target) as opened:
+        reading = _Reading(opened, events, target, plan.size)
+        for entry in chain(plan.changed(), _own(plan)):
+            try:
+                if entry.target is not None:
+                    reading.know(entry.target)
+                fd, name = opened.parent(entry.path)
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                differences.append(Difference(entry.path, "is missing"))
+                continue
+            except OSError as error:
+                differences.append(Difference(entry.path, f"cannot be read ({error.strerror})"))
+                continue
+            what = reading.difference(entry, Found(entry.path, kind_of(status), status))
+            if what is not None:
+                differences.append(Difference(entry.path, what))
+        reading.end()
+    return differences
+
+
+class Described(Protocol):
+    """A commit as its slot describes it: `CommitContent`, or a `Plan` that was made of one."""
+
+    @property
+    def manifest(self) -> bytes:
+        """The manifest as it is."""
+
+    @property
+    def release_toml(self) -> bytes:
+        """The release.toml as it is."""
+
+    @property
+    def date(self) -> int:
+        """The commit's date, in seconds since the epoch."""
 
 
 def _and_above(path: bytes) -> Iterator[bytes]:
     return accumulate(path.split(b"/"), lambda above, name: b"%s/%s" % (above, name))
 
 
-def _whole(content: CommitContent) -> Iterator[Entry]:
-    """The commit's paths and the slot's own description."""
-    yield from content.entries()
+def _whole(content: Described, folders: set[bytes]) -> Iterator[Entry]:
+    """The commit's paths and the slot's own description, sorted; `folders` as far as it got."""
+    for entry in merge(manifest.read(content.manifest), _own(content), key=_by_path):
+        if entry.kind is Kind.DIR:
+            folders.add(entry.path)
+        yield entry
+
+
+def _by_path(entry: Entry) -> bytes:
+    return entry.path
+
+
+def _own(content: Described) -> Iterator[Entry]:
     date = content.date * 1_000_000_000
     yield own_folder(date)
     for path, text in ((MANIFEST_PATH, content.manifest), (RELEASE_PATH, content.release_toml)):
         digest = hashlib.sha256(text).hexdigest()
-        yield replace(own_file(path, date), size=len(text), sha256=digest)
+        yield own_file(path, date)._replace(size=len(text), sha256=digest)
 
 
-def _difference(
-    entry: Entry,
-    found: Found,
-    opened: Directories,
-    first: bytes | None,
-    progress: Progress,
-) -> str | None:
-    if found.kind is None:
-        return "is a socket"
-    try:
-        actual = entry_of(found, opened, partial(_hashed, found, progress), first)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if actual == entry:
-        return None
-    return "; ".join(_words(entry, actual))
+class _Reading:
+    """Reads paths of a slot and says what is not as it should be."""
 
+    def __init__(
+        self, opened: Directories, events: Events, target: Path, total: int | None = None
+    ) -> None:
+        self._opened = opened
+        self._events = events
+        filesystem = os.statvfs(target)
+        used = (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize
+        self._total = used if total is None else total
+        self._read = 0
+        self._first: dict[tuple[int, int], bytes] = {}
 
-def _hashed(found: Found, progress: Progress, fd: int, name: bytes) -> tuple[int, str]:
-    return found.status.st_size, hash_file(fd, name, progress)
+    def know(self, path: bytes) -> None:
+        """Take note of the first of several names, which need not be read itself."""
+        fd, name = self._opened.parent(path)
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        self._first.setdefault((status.st_dev, status.st_ino), path)
+
+    def difference(self, entry: Entry, found: Found) -> str | None:
+        """In words, None when they are equal."""
+        if found.kind is None:
+            return "is a socket"
+        first = None
+        if found.kind is Kind.FILE and found.status.st_nlink > 1:
+            first = self._first.setdefault(found.link, found.path)
+        again = None if first in (None, found.path) else first
+        try:
+            actual = entry_of(found, self._opened, self._hashed(found), again)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        if actual.kind is Kind.FILE:
+            actual = actual._replace(links=found.status.st_nlink)
+        if actual == entry:
+            return None
+        return "; ".join(_words(entry, actual))
+
+    def _hashed(self, found: Found) -> Callable[[int, bytes], tuple[int, str]]:
+        return lambda fd, name: (found.status.st_size, hash_file(fd, name, self._progress))
+
+    def _progress(self, size: int) -> None:
+        self._read += size
+        self._events.progress(min(self._read, self._total), self._total)
+
+    def end(self) -> None:
+        """All was read."""
+        self._events.progress(self._total, self._total)
 
 
 def _words(entry: Entry, actual: Entry) -> Iterator[str]:
@@ -122,6 +208,8 @@ def _words(entry: Entry, actual: Entry) -> Iterator[str]:
         return
     if (entry.size, entry.sha256) != (actual.size, actual.sha256):
         yield "content differs"
+    if entry.links != actual.links:
+        yield f"names {entry.links} expected, {actual.links} found"
     if (entry.uid, entry.gid) != (actual.uid, actual.gid):
         yield f"owner {entry.uid}:{entry.gid} expected, {actual.uid}:{actual.gid} found"
     if entry.mode != actual.mode:

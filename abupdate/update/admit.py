@@ -43,20 +43,20 @@ class Release:
     tag: str
     signer: str
     floor: Version | None
-    need: Need
     transferred: int
 
 
-Fits = Callable[[Need], None]
+# Asked before a release joins the store; raises when the device cannot take it.
+Accept = Callable[[CommitContent], None]
 
 
 def admit(
-    machine: Machine, source: BinaryIO, settings: Settings, fits: Fits, events: Events
+    machine: Machine, source: BinaryIO, settings: Settings, accept: Accept, events: Events
 ) -> Release:
     """Read a bundle from `source` and bring its release into the store.
 
-    `fits` is asked before anything joins the store; it raises when the slot is
-    too small. Raises `SourceError`, `NotTrustedError`, `RefusedError`, `NoSpaceError`.
+    `accept` sees the content before anything joins the store. Raises `SourceError`,
+    `NotTrustedError`, `RefusedError`, `NoSpaceError`.
     """
     trusted = trust.trust_files(machine.paths)
     trusted.require_keys()
@@ -81,8 +81,7 @@ def admit(
                         f"release inside says {stated.compatible} {stated.version}."
                     )
                 trust.check_step(machine.paths, stated)
-                need = needed(content)
-            fits(need)
+                accept(content)
             failpoint("trusted")
         with events.step("store", "Take the release into the store"):
             received.join()
@@ -95,7 +94,6 @@ def admit(
             tag=received.tag_oid,
             signer=verified.signer,
             floor=stated.floor,
-            need=need,
             transferred=received.transferred,
         )
 
@@ -104,8 +102,8 @@ def needed(content: CommitContent) -> Need:
     """What the manifest's paths take up, from their own sizes and not from what is claimed."""
     size = inodes = 0
     for entry in content.entries():
-        if entry.kind == Kind.HARDLINK:
+        if entry.kind is Kind.HARDLINK:
             continue
         inodes += 1
-        size += -(-(entry.size or 0) // _BLOCK) * _BLOCK if entry.kind == Kind.FILE else _BLOCK
+        size += -(-(entry.size or 0) // _BLOCK) * _BLOCK if entry.kind is Kind.FILE else _BLOCK
     return Need(size, inodes)

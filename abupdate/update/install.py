@@ -10,6 +10,7 @@ running the install again is right from any point.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -24,16 +25,19 @@ from abupdate.errors import (
     ContentDiffersError,
     NoSpaceError,
     NothingToDoError,
+    NotTrustedError,
     ProgramError,
     RefusedError,
 )
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
+from abupdate.store.audit import plan_for_slot
 from abupdate.store.content import CommitContent, open_commit
-from abupdate.store.materialise import Written, materialise
-from abupdate.store.verify import compare, describe
+from abupdate.store.materialise import SlotDiffersError, Written, apply
+from abupdate.store.plan import Plan, plan_from
+from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import etc
-from abupdate.update.admit import Need, Release, admit
+from abupdate.update.admit import Need, Release, admit, needed
 from abupdate.update.job import job
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
 from abupdate.update.settle import make_room, settle
@@ -46,7 +50,7 @@ _READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
 
 @dataclass(frozen=True)
 class Installed:
-    """What an install did. `seconds` by step."""
+    """What an install did. `audited`: what the slot held was looked at; `seconds` by step."""
 
     slot: Slot
     release: str
@@ -54,6 +58,7 @@ class Installed:
     signer: str
     armed: bool
     written: Written
+    audited: bool
     transferred: int
     seconds: dict[str, float]
 
@@ -66,18 +71,26 @@ def install(
     events: Events,
     *,
     arm: bool = True,
+    full_verify: bool | None = None,
 ) -> Installed:
     """Install the release of a bundle into the other slot, and arm it.
 
-    Raises an `AbupdateError`; the booted slot then stays what boots next.
+    What was written is read back from the device; with `full_verify` (default:
+    as `install.verify` says) all of the slot is. Raises an `AbupdateError`; the
+    booted slot then stays what boots next.
     """
     require_root()
     with job(machine.paths.runtime, "install"):
         booted, slot, partition = _target(machine)
-        release = admit(machine, source, settings, lambda need: _fits(partition, need), events)
+        work = _Work(machine, booted, slot, partition.device, events)
+        release = admit(
+            machine, source, settings, lambda content: work.prepare(partition, content), events
+        )
         _refuse_if_running(machine, booted, release)
+        if full_verify is None:
+            full_verify = settings.install.verify == "full"
         try:
-            written = _write(machine, booted, slot, partition, release, events)
+            written = _write(work, release, full_verify)
             if arm:
                 with events.step("arm", f"Arm slot {slot}"):
                     _arm(machine, slot)
@@ -93,6 +106,7 @@ def install(
             signer=release.signer,
             armed=arm,
             written=written,
+            audited=not work.proven,
             transferred=release.transferred,
             seconds={name: round(value, 3) for name, value in events.seconds.items()},
         )
@@ -153,29 +167,65 @@ def _refuse_if_running(machine: Machine, booted: Booted, release: Release) -> No
         raise NothingToDoError(f"Release {release.version} is what runs now.")
 
 
-def _write(
-    machine: Machine,
-    booted: Booted,
-    slot: Slot,
-    partition: Partition,
-    release: Release,
-    events: Events,
-) -> Written:
+@dataclass
+class _Work:
+    """One install's slot, and what is planned for it."""
+
+    machine: Machine
+    booted: Booted
+    slot: Slot
+    device: Path
+    events: Events
+    plan: Plan | None = None
+    # Whether the slot is known to hold exactly what the plan starts from.
+    proven: bool = False
+
+    def prepare(self, partition: Partition, content: CommitContent) -> None:
+        """Before anything is written: does the release fit, and what is to be done?"""
+        _fits(partition, needed(content))
+        with self.events.step("plan", "Find what differs"):
+            base = self._proven_base()
+            if base is None:
+                self.plan = plan_from(None, content)
+                return
+            # A store that is damaged where the old release was is no reason to stop: without a
+            # plan, the slot is audited.
+            with suppress(NotTrustedError):
+                self.plan, self.proven = plan_from(content.beside(base), content), True
+
+    def _proven_base(self) -> str | None:
+        """The commit that the slot holds, when nobody can have written to it since.
+
+        An install that did not end, a mount for writing, and a repair each change
+        the superblock; what changes beneath the filesystem is for `full_verify`.
+        """
+        record = self.machine.records.slot(self.slot)
+        superblock = filesystem.read_superblock(self.device)
+        if record is None or superblock is None or record.state != SlotState.CLEAN:
+            return None
+        same = record.superblock == superblock.fingerprint
+        return record.commit if same and self.machine.store().has(record.commit) else None
+
+
+def _write(work: _Work, release: Release, full_verify: bool) -> Written:
     """Everything between the trusted release and the complete slot, in its order."""
-    device = partition.device
+    machine, slot, device, events = work.machine, work.slot, work.device, work.events
     make_room(machine, machine.boot_state(), events)
-    _record_intent(machine, booted, slot, release)
+    _record_intent(machine, work.booted, slot, release)
     with events.step("begin", f"Take slot {slot} out of use"):
-        _begin(machine, booted, slot)
+        _begin(machine, work.booted, slot)
         _record_slot(machine, slot, SlotState.WRITING, release)
-        _relabel_unfinished(device, slot)
-    with open_commit(machine.store(), release.commit, release.manifest_sha256) as content:
-        with events.step("write", f"Write release {release.version}"):
-            written = _materialise(content, device, machine.mountpoint, events)
-        with events.step("verify", "Read it back from the disk"):
-            _read_back(content, device, machine.mountpoint, events)
+        empty = _relabel_unfinished(device, slot)
+        if empty and work.proven:  # it was not usable after all
+            work.plan, work.proven = None, False
+    with events.step("write", f"Write release {release.version}"):
+        known = work.proven or empty
+        plan, written = _materialise(machine, release, work.plan if known else None, device, events)
+        work.proven = known and plan is work.plan
+    with events.step("verify", "Read it back from the disk"):
+        _read_back(plan, device, machine.mountpoint, full_verify, events)
     with events.step("etc", "Carry /etc changes over"):
-        etc.carry_over(machine.paths.data, booted.slot, slot)
+        etc.carry_over(machine.paths.data, work.booted.slot, slot)
     with events.step("mark", f"Mark slot {slot} complete"):
         filesystem.relabel(device, slot.label, fresh_uuid=True)
         failpoint("label-restored")
@@ -207,8 +257,11 @@ def _begin(machine: Machine, booted: Booted, slot: Slot) -> None:
     failpoint("begun")
 
 
-def _relabel_unfinished(device: Path, slot: Slot) -> None:
-    """The label is the commit mark: gone before the first byte of content changes."""
+def _relabel_unfinished(device: Path, slot: Slot) -> bool:
+    """The label is the commit mark: gone before the first byte of content changes.
+
+    Whether a new, empty filesystem had to be made.
+    """
     label = slot.unfinished_label
     try:
         usable = filesystem.read_superblock(device) is not None
@@ -220,16 +273,30 @@ def _relabel_unfinished(device: Path, slot: Slot) -> None:
     if not usable:
         filesystem.make(device, label)
     failpoint("slot-relabelled")
+    return not usable
 
 
-def _materialise(content: CommitContent, device: Path, mountpoint: Path, events: Events) -> Written:
-    with filesystem.mounted(device, mountpoint, _WRITE_OPTIONS):
+def _materialise(
+    machine: Machine, release: Release, plan: Plan | None, device: Path, events: Events
+) -> tuple[Plan, Written]:
+    """Do what is planned; without a plan, or when the slot is not what it starts from, audit."""
+    target, store = machine.mountpoint, machine.store()
+    with filesystem.mounted(device, target, _WRITE_OPTIONS):
         # Opened before the first write: the kernel tells an open file of a
         # write-back error once, and only of those since it was opened.
-        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             failpoint("slot-mounted")
-            written = materialise(content, mountpoint, events)
+            written = None
+            if plan is not None:
+                try:
+                    written = apply(plan, store, target, events)
+                except SlotDiffersError as error:
+                    events.warning(f"{error.message} All of it is looked at now.")
+            if plan is None or written is None:
+                with open_commit(store, release.commit, release.manifest_sha256) as content:
+                    plan = plan_for_slot(target, content, events)
+                written = apply(plan, store, target, events)
             failpoint("materialised")
             filesystem.syncfs(fd)
             failpoint("synced")
@@ -241,13 +308,16 @@ def _materialise(content: CommitContent, device: Path, mountpoint: Path, events:
     failpoint("cache-dropped")
     filesystem.check(device)
     failpoint("checked")
-    return written
+    return plan, written
 
 
-def _read_back(content: CommitContent, device: Path, mountpoint: Path, events: Events) -> None:
+def _read_back(plan: Plan, device: Path, mountpoint: Path, full: bool, events: Events) -> None:
     filesystem.drop_cache(device)
     with filesystem.mounted(device, mountpoint, _READ_OPTIONS):
-        differences = compare(mountpoint, content, events)
+        if full:
+            differences = compare(mountpoint, plan, events)
+        else:
+            differences = compare_changed(mountpoint, plan, events)
     if differences:
         raise ContentDiffersError(
             f"The slot should equal the release after writing it, but {describe(differences)}.",
@@ -270,6 +340,7 @@ def _record_slot(
             tag=release.tag,
             signer=release.signer,
             uuid=superblock.uuid if superblock else None,
+            superblock=superblock.fingerprint if superblock else None,
             written=now(),
         )
     )
@@ -310,6 +381,7 @@ def _tell_success(machine: Machine, done: Installed, source: str, events: Events
         "armed": done.armed,
         "transferred": done.transferred,
         "written": asdict(done.written),
+        "audited": done.audited,
         "seconds": done.seconds,
     }
     entry = HistoryEntry("installed", now(), done.release, done.slot, detail)

@@ -39,7 +39,10 @@ class SlotState(StrEnum):
 
 @dataclass(frozen=True)
 class SlotRecord:
-    """What a slot holds. `written` is seconds since the epoch."""
+    """What a slot holds. `written` is seconds since the epoch.
+
+    `superblock` is the fingerprint of the slot's when the record was written.
+    """
 
     slot: str
     state: str
@@ -51,6 +54,7 @@ class SlotRecord:
     uuid: str | None = None
     written: float = 0.0
     confirmed: float | None = None
+    superblock: str | None = None
     format: int = FORMAT
 
 

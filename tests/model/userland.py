@@ -30,7 +30,7 @@ from abupdate.store.materialise import Written
 from abupdate.update import confirm as confirm_module
 from abupdate.update import install as install_module
 from abupdate.update import settle as settle_module
-from abupdate.update.admit import Need, Release
+from abupdate.update.admit import Release
 from abupdate.update.records import Intent, SlotState
 from tests.model.tape import Loss, ModelMachine, Tape, Write, slot_of_device, value_of
 from tests.model.world import Setting, States, World
@@ -144,7 +144,6 @@ class Userland:
             (install_module, "job", no_lock),
             (install_module, "admit", self._admit),
             (install_module, "filesystem", self._filesystem()),
-            (install_module, "open_commit", no_lock),
             (install_module, "_materialise", self._materialise),
             (install_module, "_read_back", nothing),
             (install_module, "etc", SimpleNamespace(carry_over=nothing)),
@@ -160,7 +159,7 @@ class Userland:
     def _admit(self, *_: Any) -> Release:
         name = str(self._release)
         version = cast(Version, name)
-        return Release(version, name, "", "", "", None, Need(0, 0), 0)
+        return Release(version, name, "", "", "", None, 0)
 
     def _filesystem(self) -> Any:
         def relabel(device: Path, label: str, *, fresh_uuid: bool = False) -> None:
@@ -173,7 +172,7 @@ class Userland:
             return None
 
         def superblock(_device: Path) -> Any:
-            return SimpleNamespace(uuid="")
+            return SimpleNamespace(uuid="", fingerprint="")
 
         def sound(_device: Path) -> bool:
             return True
@@ -186,13 +185,14 @@ class Userland:
             refuse_if_mounted=nothing,
         )
 
-    def _materialise(self, _content: Any, device: Path, *_: Any) -> Written:
+    def _materialise(self, *arguments: Any) -> tuple[Any, Written]:
+        _machine, _release, _plan, device, _events = arguments
         assert self._tape is not None
         for content in ("half", "complete"):
             self._tape.writes.append(
                 ("content", slot_of_device(device), content, self._release),
             )
-        return Written(0, 0, 0, 0)
+        return None, Written(0, 0, 0, 0)
 
 
 class _NoTrials:
@@ -262,7 +262,7 @@ def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
     record = install_module._record_slot
     record(machine, slot, SlotState.WRITING, release)
     install_module._relabel_unfinished(device, slot)
-    install_module._materialise(cast(Any, None), device, machine.mountpoint, _Quiet())
+    install_module._materialise(machine, release, None, device, _Quiet())
     replaced.filesystem.relabel(device, slot.label, fresh_uuid=True)
     record(machine, slot, SlotState.CLEAN, release, device)
     install_module._arm(machine, slot)

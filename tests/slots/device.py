@@ -164,7 +164,7 @@ def _fill_first_slot(device: Device, bundle: Path) -> None:
     device.paths.root.mkdir(exist_ok=True)
     subprocess.run(["mount", device.loops[Slot.A], device.paths.root], check=True)
     with open_commit(device.machine.store(), commit) as content:
-        materialise(content, device.paths.root, Events())
+        materialise(content, device.machine.store(), device.paths.root, Events())
         manifest_sha256 = content.manifest_sha256
     subprocess.run(["umount", device.paths.root], check=True)
     device.machine.records.write_slot(

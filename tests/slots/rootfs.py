@@ -78,7 +78,7 @@ def build(top: Path, tree: list[Node]) -> None:
         elif kind == "device":
             os.mknod(full, stat.S_IFBLK | 0o600, os.makedev(7, owner % 256))
         elif files:
-            os.link(files[0], full)
+            os.link(files[len(content) % len(files)], full)
             continue
         else:
             continue

@@ -237,8 +237,7 @@ def test_a_git_that_is_abandoned_says_nothing(
             pytest.raises(AbupdateError),
             open_commit(bench.repository, captured.commit) as content,
         ):
-            files = [entry for entry in content.entries() if entry.sha256]
-            for number, (_, chunks) in enumerate(content.blobs(files)):
+            for number, (_, chunks) in enumerate(content.read(content.files())):
                 b"".join(chunks)
                 if number == stop:
                     raise AbupdateError("enough")
@@ -325,7 +324,7 @@ def test_progress_ends_at_its_total(bench: Bench) -> None:
     told: list[tuple[int | None, int | None]] = []
     events = Events(lambda event: told.append((event.done, event.total)))
     with open_commit(bench.repository, captured.commit) as content:
-        materialise(content, bench.slot, events)
+        materialise(content, bench.repository, bench.slot, events)
         assert told[-1][0] == told[-1][1]
         told.clear()
         assert compare(bench.slot, content, events) == []

@@ -16,9 +16,10 @@ from abupdate.errors import NotTrustedError, SourceError
 from abupdate.events import Events
 from abupdate.store.capture import Captured, capture
 from abupdate.store.content import open_commit
-from abupdate.store.materialise import Written, materialise
+from abupdate.store.materialise import Written, apply, materialise
+from abupdate.store.plan import plan_from
 from abupdate.store.repository import Repository
-from abupdate.store.verify import compare
+from abupdate.store.verify import compare, compare_changed
 from tests.slots import loop
 from tests.slots.rootfs import Node, build, make_rootfs, trees
 
@@ -42,7 +43,7 @@ class Bench:
 
     def materialise(self, captured: Captured) -> Written:
         with open_commit(self.repository, captured.commit, captured.manifest_sha256) as content:
-            return materialise(content, self.slot, Events())
+            return materialise(content, self.repository, self.slot, Events())
 
     def differences(self, captured: Captured) -> list[str]:
         with open_commit(self.repository, captured.commit) as content:
@@ -114,6 +115,32 @@ def test_any_tree_over_any_other(bench: Bench, before: list[Node], after: list[N
     again = bench.materialise(captured)
     assert (again.files, again.bytes) == (0, 0)
     assert bench.differences(captured) == []
+
+
+@settings(
+    max_examples=120,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(before=trees, after=trees, shared=trees)
+def test_any_release_over_any_other_as_planned(
+    bench: Bench, before: list[Node], after: list[Node], shared: list[Node]
+) -> None:
+    """From the two commits alone, without a look at the slot."""
+    old, new = (bench.top / name for name in ("old", "new"))
+    commits = []
+    for source, tree in ((old, before), (new, after)):
+        shutil.rmtree(source, ignore_errors=True)
+        build(source, [*tree[: len(tree) // 2], *shared, *tree[len(tree) // 2 :]])
+        commits.append(bench.capture(source))
+    bench.materialise(commits[0])
+    with open_commit(bench.repository, commits[1].commit) as content:
+        plan = plan_from(content.beside(commits[0].commit), content)
+    apply(plan, bench.repository, bench.slot, Events())
+    assert compare_changed(bench.slot, plan, Events()) == []
+    assert bench.differences(commits[1]) == []
+    assert rsync_finds(new, bench.slot) == ""
 
 
 def test_only_what_differs_is_written(bench: Bench) -> None:
@@ -262,8 +289,9 @@ def test_a_store_that_lies_is_caught(bench: Bench, tmp_path: Path) -> None:
     folder = lying / "objects" / blob[:2]
     folder.mkdir(exist_ok=True)
     shutil.copy(lying / "objects" / evil[:2] / evil[2:], folder / blob[2:])
-    with open_commit(other, captured.commit, captured.manifest_sha256) as content:
-        entry = next(item for item in content.entries() if item.path == b"etc/release")
-        with pytest.raises(NotTrustedError, match="etc/release"):
-            for _, chunks in content.blobs([entry]):
-                b"".join(chunks)
+    with (
+        open_commit(other, captured.commit, captured.manifest_sha256) as content,
+        pytest.raises(NotTrustedError, match="etc/release"),
+    ):
+        for _, chunks in content.read(content.files()):
+            b"".join(chunks)

@@ -153,7 +153,7 @@ class TestGood:
                 with open_commit(
                     received.repository, found.commit, found.manifest_sha256
                 ) as content:
-                    for _, chunks in content.blobs([e for e in content.entries() if e.sha256]):
+                    for _, chunks in content.read(content.files()):
                         assert list(chunks)
                 received.join()
             assert names(tmp_path / "spool") == []

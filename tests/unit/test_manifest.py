@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -64,9 +62,10 @@ def trees(draw: st.DrawFn) -> list[Entry]:
     for file in files[:2]:
         path = file.path + b"~again"
         if path not in entries:
-            entries[path] = replace(
-                file, path=path, kind=Kind.HARDLINK, size=None, sha256=None, target=file.path
+            entries[path] = file._replace(
+                path=path, kind=Kind.HARDLINK, size=None, sha256=None, target=file.path
             )
+            entries[file.path] = file._replace(links=2)
     return [entries[path] for path in sorted(entries)]
 
 
@@ -75,7 +74,7 @@ def text(entries: Iterable[Entry]) -> bytes:
 
 
 def parse(raw: bytes) -> list[Entry]:
-    return list(manifest.read(io.BytesIO(raw)))
+    return list(manifest.read(raw))
 
 
 @pytest.mark.row("S54")
@@ -94,10 +93,10 @@ def test_digest_knows_owner_mode_and_attributes_but_not_times(
     digest = manifest.tree_digest(entries)
     at = data.draw(st.integers(0, len(entries) - 1))
     changed = {
-        "mtime": replace(entries[at], mtime=entries[at].mtime + 1),
-        "uid": replace(entries[at], uid=entries[at].uid ^ 1),
-        "mode": replace(entries[at], mode=entries[at].mode ^ 1),
-        "xattrs": replace(entries[at], xattrs=((b"user.new", b"1"),)),
+        "mtime": entries[at]._replace(mtime=entries[at].mtime + 1),
+        "uid": entries[at]._replace(uid=entries[at].uid ^ 1),
+        "mode": entries[at]._replace(mode=entries[at].mode ^ 1),
+        "xattrs": entries[at]._replace(xattrs=((b"user.new", b"1"),)),
     }
     for what, entry in changed.items():
         other = manifest.tree_digest([*entries[:at], entry, *entries[at + 1 :]])
@@ -120,6 +119,7 @@ def test_a_flipped_byte_never_reads_as_the_same_tree(
 
 
 FILE = b"f 0644 0:0 0 size=1 sha256=" + DIGEST.encode()
+TWICE = FILE.replace(b"size", b"links=2 size")
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,18 @@ FILE = b"f 0644 0:0 0 size=1 sha256=" + DIGEST.encode()
         pytest.param([b". d 0755 0:0 0", b"a c 0644 0:0 0"], id="device without number"),
         pytest.param([b". d 0755 0:0 0", b"a h 0644 0:0 0 to=b"], id="link to nothing"),
         pytest.param(
-            [b". d 0755 0:0 0", b"a " + FILE, b"b h 0600 0:0 0 to=a"], id="link with other mode"
+            [b". d 0755 0:0 0", b"a " + TWICE, b"b h 0600 0:0 0 to=a"], id="link with other mode"
         ),
+        pytest.param([b". d 0755 0:0 0", b"a " + FILE, b"b h 0644 0:0 0 to=a"], id="not counted"),
+        pytest.param([b". d 0755 0:0 0", b"a " + TWICE], id="a link too few"),
+        pytest.param(
+            [b". d 0755 0:0 0", b"a " + TWICE, *(b"%c h 0644 0:0 0 to=a" % c for c in b"bc")],
+            id="a link too many",
+        ),
+        pytest.param(
+            [b". d 0755 0:0 0", b"a " + FILE.replace(b"size", b"links=1 size")], id="one link"
+        ),
+        pytest.param([b". d 0755 0:0 0 links=2"], id="a folder with links"),
         pytest.param([b". d 0755 0:0 0 x.a=1 x.a=2"], id="attribute twice"),
         pytest.param([b". d 0755 0:0 0 what=ever"], id="unknown field"),
         pytest.param([b". d 0755 0:0 0", b"a" * 256 + b" " + FILE], id="component too long"),

@@ -49,8 +49,7 @@ def pack(repository: Repository, captured: Captured, *since: Captured) -> bytes:
 
 def paths(repository: Repository, captured: Captured) -> set[bytes]:
     with open_commit(repository, captured.commit, captured.manifest_sha256) as content:
-        files = [entry for entry in content.entries() if entry.sha256 is not None]
-        for _, chunks in content.blobs(files):
+        for _, chunks in content.read(content.files()):
             b"".join(chunks)
         return {entry.path for entry in content.entries()}
 

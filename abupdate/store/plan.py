@@ -1,0 +1,165 @@
+"""What must be done to make a slot equal to a commit; made before anything is written.
+
+Paths of the release are held as offsets of their lines in its manifest: a plan
+of 200,000 paths then takes a few megabytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from abupdate.store import manifest
+from abupdate.store.manifest import Checks, Entry, Kind
+
+if TYPE_CHECKING:
+    from abupdate.store.changes import Change
+    from abupdate.store.content import CommitContent
+
+
+class Offsets:
+    """Entries of a manifest, by where their lines begin."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._offsets = array("Q")
+
+    def append(self, offset: int) -> None:
+        """Add the entry whose line begins there."""
+        self._offsets.append(offset)
+
+    def sort(self) -> None:
+        """By path."""
+        self._offsets = array("Q", sorted(self._offsets))
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Entry:
+        return manifest.parse_line(manifest.line_at(self._text, self._offsets[index]))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self[index] for index in range(len(self)))
+
+
+class Files(Offsets):
+    """Files and symlinks to write, with their blobs and sizes."""
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text)
+        self._oids = bytearray()
+        self._oid_size = 32
+        self.sizes = array("Q")
+
+    def add(self, offset: int, oid: str, size: int) -> None:
+        """Add a file, the id of its blob, and its bytes."""
+        raw = bytes.fromhex(oid)
+        self._oid_size = len(raw)
+        self.append(offset)
+        self._oids += raw
+        self.sizes.append(size)
+
+    def oid(self, index: int) -> str:
+        """The id of a file's blob."""
+        return self._oids[index * self._oid_size : (index + 1) * self._oid_size].hex()
+
+
+class Plan:
+    """The steps of a materialise, in the order in which they are done.
+
+    `remove` are paths to take away with all that is below, and after that
+    `folders` are made, `files` written, `nodes` and hard `links` made, `mend`ed
+    what may stay but for its owner, mode, attributes or time, and last the
+    folders of `finish` get theirs.
+    """
+
+    def __init__(self, content: CommitContent) -> None:
+        text = content.manifest
+        self.manifest, self.release_toml, self.date = text, content.release_toml, content.date
+        self.commit = content.commit
+        self.remove: list[bytes] = []
+        self.folders, self.files, self.nodes = Offsets(text), Files(text), Offsets(text)
+        self.links, self.mend, self.finish = Offsets(text), Offsets(text), Offsets(text)
+        self.checks = Checks()
+        self._touched: set[bytes] = {b""}
+        self._removed_folders: set[bytes] = set()
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files and symlinks to write."""
+        return sum(self.files.sizes)
+
+    @property
+    def kept(self) -> int:
+        """How many paths of the release are there already."""
+        made = len(self.folders) + len(self.files) + len(self.nodes) + len(self.links)
+        return self.manifest.count(b"\n") - 1 - made
+
+    def changed(self) -> Iterator[Entry]:
+        """All that is made, written or mended, sorted by path."""
+        every = Offsets(self.manifest)
+        for group in (self.folders, self.files, self.nodes, self.links, self.mend, self.finish):
+            for offset in group._offsets:
+                every.append(offset)
+        every.sort()
+        last = None
+        for entry in every:
+            if last is None or entry.path != last:
+                yield entry
+            last = entry.path
+
+    def take(self, changes: Iterable[Change]) -> Plan:
+        """Add all changes; the plan is complete then."""
+        for change in changes:
+            self._add(change)
+        wanted = {self.checks.directories[path] for path in self._touched
+                  if path in self.checks.directories}  # fmt: skip
+        for offset in wanted:
+            self.finish.append(offset)
+        self.finish.sort()
+        return self
+
+    def _add(self, change: Change) -> None:
+        old, new = change.old, change.new
+        if old is not None and (new is None or change.fresh):
+            self._remove(old)
+        if new is None:
+            return
+        if change.fresh:
+            self._touch(new.path)
+            self._make(new, change)
+        elif new.kind is Kind.DIR:
+            self._touched.add(new.path)
+        elif new.kind is not Kind.HARDLINK:  # its file is mended
+            self.mend.append(change.offset)
+
+    def _remove(self, old: Entry) -> None:
+        self._touch(old.path)
+        if old.kind is Kind.DIR:
+            self._removed_folders.add(old.path)
+        if old.path.rpartition(b"/")[0] not in self._removed_folders or old.path == b"":
+            self.remove.append(old.path)
+
+    def _touch(self, path: bytes) -> None:
+        self._touched.add(path.rpartition(b"/")[0])
+
+    def _make(self, new: Entry, change: Change) -> None:
+        if new.kind is Kind.DIR:
+            self._touched.add(new.path)
+            self.folders.append(change.offset)
+        elif new.kind is Kind.HARDLINK:
+            self.links.append(change.offset)
+        elif change.oid is not None:
+            self.files.add(change.offset, change.oid, new.size or 0)
+        else:
+            self.nodes.append(change.offset)
+
+
+def plan_from(old: CommitContent | None, new: CommitContent) -> Plan:
+    """The plan for a slot that holds exactly `old`, or nothing.
+
+    Nothing of the slot is looked at. Raises `NotTrustedError`.
+    """
+    plan = Plan(new)
+    return plan.take(new.changes(old, plan.checks))
