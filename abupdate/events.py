@@ -30,7 +30,10 @@ class Event:
     """One thing that happened.
 
     `time` is seconds since the epoch, `seconds` the duration of a step that
-    ended, `done` and `total` count `unit`s (`total` None when not known).
+    ended, `done` and `total` count `unit`s (`total` None when not known), `files`
+    and `files_total` whole files where that is known. `rate` is in units a
+    second since the step began, `left` the seconds that it will take at that
+    rate.
     """
 
     kind: EventKind
@@ -41,6 +44,10 @@ class Event:
     done: int | None = None
     total: int | None = None
     unit: str | None = None
+    files: int | None = None
+    files_total: int | None = None
+    rate: float | None = None
+    left: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the fields that are not set."""
@@ -51,6 +58,8 @@ Sink = Callable[[Event], None]
 
 # More than ten lines a second tell nobody anything and slow the work down.
 _PROGRESS_INTERVAL = 0.1
+# A rate says nothing before so many seconds.
+_RATE_AFTER = 0.5
 
 
 class Events:
@@ -59,6 +68,7 @@ class Events:
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = list(sinks)
         self._step = ""
+        self._began = time.monotonic()
         self._last_progress = 0.0
         self.seconds: dict[str, float] = {}
 
@@ -70,7 +80,8 @@ class Events:
     def step(self, name: str, text: str = "") -> Iterator[None]:
         """A named step with its duration; a failure is told before it travels on."""
         outer, self._step = self._step, name
-        start = time.monotonic()
+        start = self._began = time.monotonic()
+        self._last_progress = 0.0
         self._emit(Event(EventKind.STEP_BEGIN, name, text))
         kind = EventKind.STEP_FAILED
         try:
@@ -82,13 +93,37 @@ class Events:
             self._emit(Event(kind, name, text, seconds=round(elapsed, 3)))
             self._step = outer
 
-    def progress(self, done: int, total: int | None, unit: str = "bytes") -> None:
+    def progress(
+        self,
+        done: int,
+        total: int | None,
+        unit: str = "bytes",
+        *,
+        files: int | None = None,
+        files_total: int | None = None,
+    ) -> None:
         """How far the current step is; told at most ten times a second, and at its end."""
         now = time.monotonic()
         if done != total and now - self._last_progress < _PROGRESS_INTERVAL:
             return
         self._last_progress = now
-        self._emit(Event(EventKind.PROGRESS, self._step, done=done, total=total, unit=unit))
+        rate = left = None
+        if done and now - self._began > _RATE_AFTER:
+            rate = round(done / (now - self._began), 1)
+            left = round((total - done) / rate, 1) if total is not None else None
+        self._emit(
+            Event(
+                EventKind.PROGRESS,
+                self._step,
+                done=done,
+                total=total,
+                unit=unit,
+                files=files,
+                files_total=files_total,
+                rate=rate,
+                left=left,
+            )
+        )
 
     def note(self, text: str) -> None:
         """Something a person may want to know."""

@@ -7,7 +7,7 @@ less. As tars, cached.
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 import cache
@@ -41,7 +41,7 @@ def tar(which: str) -> Path:
     def build(path: Path) -> None:
         named = path.with_suffix(".tar")
         run(["mmdebstrap", *options, SUITE, named], timeout=_SECONDS,
-            env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")})  # fmt: skip
+            env={"TMPDIR": tempfile.gettempdir()})  # fmt: skip
         named.rename(path)
 
     return cache.cached("bench", (SUITE, options), ".tar", build)

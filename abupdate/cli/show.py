@@ -56,10 +56,18 @@ def _bar(event: Event) -> str:
     done = event.done or 0
     scale, unit = (1 << 20, "MiB") if event.unit == "bytes" else (1, event.unit or "")
     if not event.total:
-        return f"  {event.step:<10} {done // scale} {unit}"
-    full = _BAR * done // event.total
-    bar = "#" * full + "." * (_BAR - full)
-    return f"  {event.step:<10} [{bar}] {done // scale}/{event.total // scale} {unit}"
+        text = f"{done // scale} {unit}"
+    else:
+        full = _BAR * done // event.total
+        bar = "#" * full + "." * (_BAR - full)
+        text = f"[{bar}] {done // scale}/{event.total // scale} {unit}"
+    if event.files_total:
+        text += f", {event.files}/{event.files_total} files"
+    if event.rate:
+        text += f", {event.rate / scale:.0f} {unit}/s"
+    if event.left:
+        text += f", {event.left:.0f} s left"
+    return f"  {event.step:<10} {text}"
 
 
 def _json_sink(descriptor: int) -> Callable[[Event], None]:

@@ -106,7 +106,7 @@ class _Job:
         self._plan = plan
         self._opened = opened
         self._events = events
-        self._done = 0
+        self._done = self._files = 0
 
     def remove(self) -> int:
         """Take away what the commit has not, or has otherwise; how many paths that were."""
@@ -129,10 +129,13 @@ class _Job:
         """Files and symlinks."""
         total = self._plan.size
 
-        def progress(size: int, _files: int) -> None:
+        def progress(size: int, files: int) -> None:
             half = self._done < total // 2 <= self._done + size
             self._done += size
-            self._events.progress(self._done, total)
+            self._files += files
+            self._events.progress(
+                self._done, total, files=self._files, files_total=len(self._plan.files)
+            )
             if half:
                 failpoint("materialise-half")
 
