@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     for command in (
         status,
         install,
+        info,
         arm,
         confirm,
         reject,
@@ -123,6 +124,21 @@ def install(
         _reboot()
     elif reboot_exit_code:
         raise typer.Exit(ExitCode.REBOOT_NEEDED)
+
+
+def info(
+    context: Context,
+    source: Annotated[str, typer.Argument(help="A bundle file, or - for standard input.")],
+    as_json: Json = False,
+) -> None:
+    """Who signed a bundle, what is in it, and what an install would do; nothing is changed."""
+    from abupdate.cli.show import info_text, terminal_events
+    from abupdate.update.info import inspect
+
+    events = terminal_events()
+    with _opened(source) as stream:
+        found = inspect(_machine(context), stream, _settings(context), events)
+    print(json.dumps(asdict(found), indent=2) if as_json else info_text(found))
 
 
 def arm(context: Context) -> None:

@@ -16,6 +16,7 @@ from abupdate.update.status import SlotStatus, StatusReport
 
 if TYPE_CHECKING:
     from abupdate.update.doctor import Report
+    from abupdate.update.info import Info
 
 _BAR = 24
 
@@ -127,6 +128,34 @@ def _slot_line(name: str, slot: SlotStatus, failed: bool) -> str:
         marks.append("booted")
     release = slot.release or "-"
     return f"  slot {name}   {release:<12} {(slot.commit or '-')[:12]:<12} {', '.join(marks)}"
+
+
+def info_text(info: Info) -> str:
+    """`abupdate info` for a person."""
+
+    def day(seconds: int) -> str:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+    rows = [
+        ("release", f"{info.release} for {info.compatible}"),
+        ("signed by", f"{info.signer}, {day(info.signed)}"),
+        ("commit", info.commit),
+        ("bundle", f"{info.transferred / (1 << 20):.1f} MiB, "
+         + (f"a delta to {', '.join(info.needs)}" if info.needs else "complete")),
+        ("content", f"{info.bytes >> 20} MiB in {info.inodes} files and folders"),
+    ]  # fmt: skip
+    if info.floor:
+        rows.append(("floor", f"{info.floor}: nothing older may run once this is confirmed"))
+    if info.min_from:
+        rows.append(("updates", f"from {info.min_from} or newer"))
+    if info.refused:
+        rows.append(("install", f"refused here: {info.refused}"))
+    elif info.slot and info.write is not None:
+        rows.append(("install", f"into slot {info.slot}: {info.write / (1 << 20):.1f} MiB in "
+                     f"{info.write_files} files would be written"))  # fmt: skip
+    elif info.slot:
+        rows.append(("install", f"into slot {info.slot}, after a look at all that it holds"))
+    return "\n".join(f"  {name:<10} {text}" for name, text in rows)
 
 
 def history_text(entries: list[HistoryEntry]) -> str:

@@ -6,7 +6,8 @@ store. Whatever fails, the quarantine is deleted and the device is as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -14,8 +15,9 @@ from abupdate.config import Settings
 from abupdate.errors import NotTrustedError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.bundle import receive
-from abupdate.release.metadata import Version, parse_release_toml
+from abupdate.release.bundle import Received, receive
+from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
+from abupdate.release.signature import Verified
 from abupdate.release.signature import verify as verify_signature
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.manifest import Kind
@@ -50,13 +52,23 @@ class Release:
 Accept = Callable[[CommitContent], None]
 
 
-def admit(
-    machine: Machine, source: BinaryIO, settings: Settings, accept: Accept, events: Events
-) -> Release:
-    """Read a bundle from `source` and bring its release into the store.
+@dataclass(frozen=True)
+class Examined:
+    """A release in quarantine whose signature is good, and what is inside it."""
 
-    `accept` sees the content before anything joins the store. Raises `SourceError`,
-    `NotTrustedError`, `RefusedError`, `NoSpaceError`.
+    received: Received
+    verified: Verified
+    stated: ReleaseToml
+    content: CommitContent
+
+
+@contextmanager
+def examined(
+    machine: Machine, source: BinaryIO, settings: Settings, events: Events
+) -> Iterator[Examined]:
+    """Read a bundle from `source` and check its signature; the quarantine lasts for the block.
+
+    Raises `SourceError`, `NotTrustedError`.
     """
     trusted = trust.trust_files(machine.paths)
     trusted.require_keys()
@@ -65,35 +77,53 @@ def admit(
         received = receive(source, machine.store(), settings.store.max_bundle, events)
     with received:
         failpoint("quarantined")
-        with events.step("trust", "Check signature and policy"):
+        with events.step("trust", "Check its signature"):
             verified = verify_signature(
                 received.raw_tag, received.version, trusted, trust.not_before(machine.paths)
             )
-            trust.check_policy(
-                machine.paths, verified.version, verified.compatible, settings.device.compatible
-            )
-            commit, manifest = verified.commit, verified.manifest_sha256
-            with open_commit(received.repository, commit, manifest) as content:
-                stated = parse_release_toml(content.release_toml)
-                if (stated.version, stated.compatible) != (verified.version, verified.compatible):
-                    raise NotTrustedError(
-                        f"The signed tag is for {verified.compatible} {verified.version}, but the "
-                        f"release inside says {stated.compatible} {stated.version}."
-                    )
-                trust.check_step(machine.paths, stated)
-                accept(content)
-            failpoint("trusted")
+        commit, manifest = verified.commit, verified.manifest_sha256
+        with open_commit(received.repository, commit, manifest) as content:
+            stated = parse_release_toml(content.release_toml)
+            if (stated.version, stated.compatible) != (verified.version, verified.compatible):
+                raise NotTrustedError(
+                    f"The signed tag is for {verified.compatible} {verified.version}, but the "
+                    f"release inside says {stated.compatible} {stated.version}."
+                )
+            yield Examined(received, verified, stated, content)
+
+
+def check_policy(machine: Machine, settings: Settings, found: Examined) -> None:
+    """Raise `RefusedError` when this device does not take the release."""
+    verified = found.verified
+    product = settings.device.compatible
+    trust.check_policy(machine.paths, verified.version, verified.compatible, product)
+    trust.check_step(machine.paths, found.stated)
+
+
+def admit(
+    machine: Machine, source: BinaryIO, settings: Settings, accept: Accept, events: Events
+) -> Release:
+    """Read a bundle from `source` and bring its release into the store.
+
+    `accept` sees the content before anything joins the store. Raises `SourceError`,
+    `NotTrustedError`, `RefusedError`, `NoSpaceError`.
+    """
+    with examined(machine, source, settings, events) as found:
+        check_policy(machine, settings, found)
+        accept(found.content)
+        failpoint("trusted")
+        received, verified = found.received, found.verified
         with events.step("store", "Take the release into the store"):
             received.join()
             trust.remember_signature(machine.paths, verified.tagger_time)
             failpoint("joined")
         return Release(
             version=verified.version,
-            commit=commit,
-            manifest_sha256=manifest,
+            commit=verified.commit,
+            manifest_sha256=verified.manifest_sha256,
             tag=received.tag_oid,
             signer=verified.signer,
-            floor=stated.floor,
+            floor=found.stated.floor,
             transferred=received.transferred,
         )
 

@@ -148,7 +148,8 @@ def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
     return booted, slot, partition
 
 
-def _fits(partition: Partition, need: Need) -> None:
+def fits(partition: Partition, need: Need) -> None:
+    """Raise `NoSpaceError` unless a slot has the bytes and inodes that a release needs."""
     superblock = filesystem.read_superblock(partition.device)
     # A partition without a filesystem gets one; 95 % of it can be used then.
     room = superblock.capacity if superblock else partition.size * 95 // 100
@@ -182,9 +183,9 @@ class _Work:
 
     def prepare(self, partition: Partition, content: CommitContent) -> None:
         """Before anything is written: does the release fit, and what is to be done?"""
-        _fits(partition, needed(content))
+        fits(partition, needed(content))
         with self.events.step("plan", "Find what differs"):
-            base = self._proven_base()
+            base = proven_base(self.machine, self.slot, self.device)
             if base is None:
                 self.plan = plan_from(None, content)
                 return
@@ -193,18 +194,19 @@ class _Work:
             with suppress(NotTrustedError):
                 self.plan, self.proven = plan_from(content.beside(base), content), True
 
-    def _proven_base(self) -> str | None:
-        """The commit that the slot holds, when nobody can have written to it since.
 
-        An install that did not end, a mount for writing, and a repair each change
-        the superblock; what changes beneath the filesystem is for `full_verify`.
-        """
-        record = self.machine.records.slot(self.slot)
-        superblock = filesystem.read_superblock(self.device)
-        if record is None or superblock is None or record.state != SlotState.CLEAN:
-            return None
-        same = record.superblock == superblock.fingerprint
-        return record.commit if same and self.machine.store().has(record.commit) else None
+def proven_base(machine: Machine, slot: Slot, device: Path) -> str | None:
+    """The commit that a slot holds, when nobody can have written to it since.
+
+    An install that did not end, a mount for writing, and a repair each change
+    the superblock; what changes beneath the filesystem is for `--verify full`.
+    """
+    record = machine.records.slot(slot)
+    superblock = filesystem.read_superblock(device)
+    if record is None or superblock is None or record.state != SlotState.CLEAN:
+        return None
+    same = record.superblock == superblock.fingerprint
+    return record.commit if same and machine.store().has(record.commit) else None
 
 
 def _write(work: _Work, release: Release, full_verify: bool) -> Written:
