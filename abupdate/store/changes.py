@@ -222,8 +222,7 @@ def _lines(old_lines: Iterator[bytes], new: bytes, checks: Checks) -> Iterator[_
         while offset < len(new):
             number += 1
             line = manifest.line_at(new, offset)
-            if line == old.line and not manifest.has_links(line):
-                checks.take_line(line, offset)
+            if line == old.line and checks.take_line(line, offset):
                 old.step()
             else:
                 entry = manifest.parse_line(line)

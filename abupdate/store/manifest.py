@@ -44,6 +44,7 @@ class Kind(StrEnum):
     HARDLINK = "h"
 
 
+_FOLDER, _HARD_LINK = ord(Kind.DIR), ord(Kind.HARDLINK)
 DEVICES = (Kind.CHAR, Kind.BLOCK)
 WITH_CONTENT = (Kind.FILE, Kind.LINK)
 
@@ -132,11 +133,6 @@ def path_of(line: bytes) -> bytes:
     if path == b".":
         return b""
     return unescape(path) if b"%" in path else path
-
-
-def has_links(line: bytes) -> bool:
-    """Whether a line is of a file with several names, or one of those."""
-    return b" links=" in line or line[line.find(b" ") + 1 :].startswith(b"h")
 
 
 # One way to write each number. What `-?` and the widths still allow is refused by `check_entry`.
@@ -259,10 +255,20 @@ class Checks:
         elif entry.kind is Kind.HARDLINK:
             self._check_hard_link(entry)
 
-    def take_line(self, line: bytes, offset: int) -> None:
-        """The next path, of a line that stood in another manifest and has no hard links."""
-        kind = line.find(b" ") + 1
-        self._take(path_of(line), line.startswith(b"d ", kind), offset)
+    def take_line(self, line: bytes, offset: int) -> bool:
+        """The next path, of a line that another manifest has as well, without parsing it.
+
+        False, and nothing is done, for a file with several names and for those names.
+        """
+        space = line.find(b" ")
+        kind = line[space + 1]
+        if kind == _HARD_LINK or b" links=" in line:
+            return False
+        path = line[:space]
+        if b"%" in path or path == b".":
+            path = path_of(line)
+        self._take(path, kind == _FOLDER, offset)
+        return True
 
     def _take(self, path: bytes, folder: bool, offset: int) -> None:
         self._count += 1

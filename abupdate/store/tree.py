@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 from abupdate.errors import NotTrustedError
 from abupdate.store import manifest, names
 from abupdate.store.repository import ObjectReader
+
 
 TREE, PLAIN, EXECUTABLE, SYMLINK = "40000", "100644", "100755", "120000"
 
@@ -66,12 +66,16 @@ class Trees:
         *folders, last = path.split(b"/")
         for folder in folders:
             self._read([oid])
-            found = next((c for c in self._children(oid) if c.key == folder + b"/"), None)
+            found = self._child_of(oid, folder + b"/")
             if found is None:
                 return None
             oid = found.oid
         self._read([oid])
-        return next((File(c.mode, c.oid) for c in self._children(oid) if c.key == last), None)
+        child = self._child_of(oid, last)
+        return File(child.mode, child.oid) if child is not None else None
+
+    def _child_of(self, oid: str, key: bytes) -> _Child | None:
+        return next((c for c in map(_child, self._records(oid)) if c.key == key), None)
 
     def _load(self, old: str | None, new: str) -> None:
         level: set[tuple[str | None, str | None]] = {(old, new)} if old != new else set()
@@ -81,12 +85,9 @@ class Trees:
                 return
             self._read(oid for pair in level for oid in pair if oid is not None)
             below: set[tuple[str | None, str | None]] = set()
-            for one, other in level:
-                below.update(
-                    (a and a.oid, b and b.oid)
-                    for _, a, b in self._pairs(one, other)
-                    if (a or b) is not None and (a or b).key.endswith(b"/")  # type: ignore[union-attr]
-                )
+            for pair in level:
+                for _, one, other in self._pairs(*pair, only=TREE.encode()):
+                    below.add((one and one.oid, other and other.oid))
             level = below
             seen += len(level)
             if seen > manifest.MAX_ENTRIES:
@@ -110,60 +111,55 @@ class Trees:
                 )
 
     def _pairs(
-        self, old: str | None, new: str | None
+        self, old: str | None, new: str | None, only: bytes = b""
     ) -> Iterator[tuple[bytes, _Child | None, _Child | None]]:
-        """The children of two trees that are not equal, side by side, sorted."""
+        """What differs between the children of two trees, side by side, sorted.
+
+        `only`: how the mode of the children begins that are wanted.
+        """
         if old == new:
             return
-        ones, others = iter(self._children(old)), iter(self._children(new))
-        one, other = next(ones, None), next(others, None)
-        while one is not None or other is not None:
-            if other is None or (one is not None and one.key < other.key):
-                assert one is not None
-                yield one.key, one, None
-                one = next(ones, None)
-            elif one is None or other.key < one.key:
-                yield other.key, None, other
-                other = next(others, None)
-            else:
-                if one != other:
-                    yield one.key, one, other
-                one, other = next(ones, None), next(others, None)
+        ones, others = self._records(old), self._records(new)
+        one, other = _by_key(ones - others, only), _by_key(others - ones, only)
+        for key in sorted(one.keys() | other.keys()):
+            yield key, one.get(key), other.get(key)
 
-    def _children(self, oid: str | None) -> list[_Child]:
+    def _records(self, oid: str | None) -> set[tuple[bytes, bytes, bytes]]:
+        """Mode, name and id of all children, as they are."""
         if oid is None:
-            return []
+            return set()
         raw, size = self._raw[oid], len(oid) // 2
-        children, position = [], 0
-        for match in _record(size).finditer(raw):
-            if match.start() != position:
-                break
-            position = match.end()
-            mode, name, child = match[1].decode(), match[2], match[3].hex()
-            try:
-                key = names.true(name)
-            except ValueError as error:
-                raise NotTrustedError(f"The release's tree: {error}.") from error
-            if mode == TREE:
-                key += b"/"
-            elif mode not in (PLAIN, EXECUTABLE, SYMLINK):
-                raise NotTrustedError(
-                    f"The release's tree has {manifest.escape(name).decode()} with the mode "
-                    f"{mode}, which is no file, link or folder."
-                )
-            children.append(_Child(key, mode, child))
-        if position != len(raw):
+        found = _RECORDS[size].findall(raw)
+        if sum(len(mode) + len(name) + size + 2 for mode, name, _ in found) != len(raw):
             raise NotTrustedError("The release has a tree that is not whole.")
-        children.sort()
-        if any(one.key == other.key for one, other in pairwise(children)):
-            raise NotTrustedError("The release has a tree with the same name twice.")
-        return children
+        return set(found)
 
 
-_RECORDS = {size: re.compile(rb"([0-7]{5,6}) ([^\0/]+)\0(.{%d})" % size, re.DOTALL)
-            for size in (20, 32)}  # fmt: skip
+def _by_key(records: set[tuple[bytes, bytes, bytes]], only: bytes) -> dict[bytes, _Child]:
+    wanted = [_child(record) for record in records if record[0].startswith(only)]
+    found = {child.key: child for child in wanted}
+    if len(found) != len(wanted):
+        raise NotTrustedError("The release has a tree with the same name twice.")
+    return found
 
 
-def _record(size: int) -> re.Pattern[bytes]:
-    """One line of a tree; `size` of an object id in bytes."""
-    return _RECORDS[size]
+def _child(record: tuple[bytes, bytes, bytes]) -> _Child:
+    mode, name, oid = record[0].decode(), record[1], record[2].hex()
+    try:
+        key = names.true(name)
+    except ValueError as error:
+        raise NotTrustedError(f"The release's tree: {error}.") from error
+    if mode == TREE:
+        key += b"/"
+    elif mode not in (PLAIN, EXECUTABLE, SYMLINK):
+        raise NotTrustedError(
+            f"The release's tree has {manifest.escape(name).decode()} with the mode "
+            f"{mode}, which is no file, link or folder."
+        )
+    return _Child(key, mode, oid)
+
+
+# The lines of a tree, by the size of an object's id in bytes.
+_RECORDS = {
+    size: re.compile(rb"([0-7]{5,6}) ([^\0/]+)\0(.{%d})" % size, re.DOTALL) for size in (20, 32)
+}

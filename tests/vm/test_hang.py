@@ -156,7 +156,9 @@ def runs(parts: demo_parts.Parts, images: Path) -> Iterator[dict[str, Future[See
 
 @pytest.mark.row("S14", "S37", "U21")
 @pytest.mark.parametrize("name", FAULTS)
-def test_comes_back_in_the_old_slot(runs: dict[str, Future[Seen]], name: str) -> None:
+def test_comes_back_in_the_old_slot(
+    runs: dict[str, Future[Seen]], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     fault, seen = FAULTS[name], runs[name].result()
     # GRUB counted both boots down, each broke in the same way, and then it gave up.
     assert seen.all(TRIAL) == ["1", "0"]
@@ -171,8 +173,9 @@ def test_comes_back_in_the_old_slot(runs: dict[str, Future[Seen]], name: str) ->
     took = seen.times(MARKER)[-1] - seen.times(TRIAL)[0]
     boot = seen.times(MARKER)[-1] - seen.times(FALLBACK)[-1]
     bound = TRIES * (boot + fault.waits) + boot
-    print(f"{name}: {took:.0f} s for {TRIES} tries; {bound:.0f} s = {TRIES} x ({boot:.0f} s "
-          f"boot + {fault.waits} s) + boot")  # fmt: skip
+    with capsys.disabled():
+        print(f"\n{name}: {took:.0f} s for {TRIES} tries; {bound:.0f} s = {TRIES} x "
+              f"({boot:.0f} s boot + {fault.waits} s) + boot")  # fmt: skip
     # Two boots side by side are never equally quick.
     assert took < bound * 1.3 + 15
 
