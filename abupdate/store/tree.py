@@ -15,7 +15,6 @@ from abupdate.errors import NotTrustedError
 from abupdate.store import manifest, names
 from abupdate.store.repository import ObjectReader
 
-
 TREE, PLAIN, EXECUTABLE, SYMLINK = "40000", "100644", "100755", "120000"
 
 _MAX_TREE = 64 * 1024 * 1024
