@@ -7,13 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick test-model test-grub-all lint rows docs install-tools clean distclean
+.PHONY: help demo vm test test-quick test-model test-grub-all bench lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
 	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
 	@echo "            test-grub-all: every state of the boot rules in real GRUB"
 	@echo "make vm     a virtual machine with a console to log in to"
+	@echo "make bench  beside tar, rsync, git, OSTree, casync and an image, timed"
 	@echo "make rows   what must work, with its tests and their last result"
 	@echo "make docs   the parts of docs/ that come from the code"
 	@echo "make clean  drop built releases and disks; distclean: also what was downloaded, and .venv"
@@ -25,7 +26,7 @@ vm: install-tools
 	$(BIN)/python qemu/demo.py --console --firmware $(FIRMWARE)
 
 test: test-quick
-	$(BIN)/pytest -m vm
+	$(BIN)/pytest -n 2 --dist loadfile -m vm
 
 test-quick: install-tools
 	$(BIN)/pytest -n 2 --dist loadfile -m "not vm"
@@ -38,6 +39,10 @@ test-model: install-tools
 # Debian's GRUB; ARGS="--firmware uefi" takes three hours.
 test-grub-all: install-tools
 	PYTHONPATH=qemu $(BIN)/python -m tests.grub.sweep --all $(ARGS)
+
+# abupdate beside its peers on real ext4, as root; half an hour, and ten minutes more the first time.
+bench: install-tools .cache/bench-apt.stamp
+	PYTHONPATH=qemu $(BIN)/python -m bench --out .cache/bench.json $(ARGS)
 
 lint: install-tools
 	$(BIN)/pytest tests/unit/test_style.py
@@ -53,6 +58,9 @@ docs: install-tools
 install-tools: .cache/apt.stamp $(VENV)/stamp
 
 .cache/apt.stamp: tests/apt-packages
+.cache/bench-apt.stamp: bench/apt-packages
+
+.cache/apt.stamp .cache/bench-apt.stamp:
 	@mkdir -p .cache
 	@missing=$$(grep -v '^#' $< | while read -r name; do \
 	  dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \

@@ -135,5 +135,9 @@ class Events:
 
     def _emit(self, event: Event) -> None:
         stamped = Event(**{**asdict(event), "kind": event.kind, "time": round(time.time(), 3)})
-        for sink in self._sinks:
-            sink(stamped)
+        for sink in list(self._sinks):
+            try:
+                sink(stamped)
+            except OSError:
+                # Nobody listens any more (a terminal that went away): no reason to stop the work.
+                self._sinks.remove(sink)

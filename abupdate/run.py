@@ -142,6 +142,11 @@ def _ended_after(
         timer.cancel()
 
 
+# Larger than the 64 KiB that are usual: fewer turns between us and the program. What the kernel
+# gives every process (fs.pipe-max-size).
+PIPE_SIZE = 1024 * 1024
+
+
 class Stream:
     """A running program with its pipes; made by `stream`."""
 
@@ -224,6 +229,7 @@ def stream(
             env=_environment(env),
             cwd=cwd,
             bufsize=1024 * 1024,
+            pipesize=PIPE_SIZE,
         )
         handle = Stream(process, words, log)
         try:

@@ -40,7 +40,7 @@ class Step:
 def states() -> Iterator[BootState]:
     """All that the variables may say, with few enough countdowns."""
     parts = itertools.product(
-        "AB", ("AB", "Ax", "xB", "xx"), "ABx", Ustate, (0, 1, 3), (3,), (0, 2), "ABx", "xR", "x"
+        "AB", ("AB", "Ax", "xB", "xx"), "ABx", Ustate, (0, 1, 3), (3, 5), (0, 2), "ABx", "xR", "x"
     )
     return (BootState(*words) for words in parts)
 
@@ -53,6 +53,7 @@ _EXPRESSIONS: Sequence[tuple[str, Callable[[str, Step], Any]]] = (
     ("t", lambda name, step: step.target),
     ("other of t", lambda name, step: _other(step.target)),
     ("booted", lambda name, step: step.booted),
+    ("other of booted", lambda name, step: _other(step.booted)),
     ("trial", lambda name, step: step.before.trial),
     ("old slot", lambda name, step: step.before.slot),
     ("other", lambda name, step: other_of(step.before.slot)),
@@ -64,7 +65,9 @@ _EXPRESSIONS: Sequence[tuple[str, Callable[[str, Step], Any]]] = (
     ("−t", lambda name, step: step.before.good.replace(step.target, "x")),
     ("−trial", lambda name, step: step.before.good.replace(step.before.trial, "x")),
     ("+t", lambda name, step: _with(step.before.good, step.target)),
+    ("+booted", lambda name, step: _with(step.before.good, step.booted)),
     ("x if it was t", lambda name, step: _unless(step.before.failed, step.target)),
+    ("x if it was booted", lambda name, step: _unless(step.before.failed, step.booted)),
     ("other if slot ∉ good", lambda name, step: _good_one(step.before)),
 )
 
@@ -135,7 +138,7 @@ def _steps(change: Callable[..., BootState], arguments: Sequence[tuple[str, str]
             after = change(**{name: given[name] for name in names})
         except RefusedError:
             continue
-        on = target if "target" in names else booted
+        on = target if "target" in names else rules.NONE
         found.append(Step(before, after, on, booted))
     return found
 
@@ -180,30 +183,30 @@ _ATTEMPTS: dict[str, tuple[str, Callable[[BootState], bool], str]] = {
         "trial",
     ),
     "given up": (
-        "… else, or it does not load: given up",
+        "… ustate 1 all the same, or the trial does not load: given up",
         lambda base: base.on_trial is not None,
         "go on below",
     ),
     "slot": (
         "slot ∈ good, limit 0 or countdown ≥ 1",
         lambda base: base.slot in base.good and (base.limit == 0 or base.countdown > 0),
-        "slot, saved or not",
+        "slot, saved or not; `fallback` where a trial was given up, else `normal`",
     ),
     "other": (
         "… else, or it does not load: other ∈ good and ≠ failed",
         lambda base: other_of(base.slot) in base.good and other_of(base.slot) != base.failed,
-        "other, saved or not",
+        "other, saved or not; `fallback`",
     ),
     "rescue": ("nothing of these, or it does not load", lambda base: True, "rescue"),
     "last": (
         "rescue does not load: other ∈ good starts over",
         lambda base: other_of(base.slot) in base.good,
-        "other, saved or not",
+        "other, saved or not; `fallback`",
     ),
     "at last": (
         "… else, or it does not load: slot ∈ good starts over",
         lambda base: base.slot in base.good,
-        "slot, saved or not",
+        "slot, saved or not; `fallback`",
     ),
 }
 
@@ -227,7 +230,8 @@ def grub() -> list[str]:
     for kind, (title, holds, _) in _ATTEMPTS.items():
         assert steps[kind] and all(holds(step.before) for step in steps[kind]), title
     rows = [(title, steps[kind], boots) for kind, (title, _, boots) in _ATTEMPTS.items()]
-    return table("GRUB, in order", [name for name in COLUMNS if name != "seen"], "boots", rows)
+    names = [name for name in COLUMNS if name != "seen"]
+    return table("GRUB, in order", names, "boots; `abupdate.boot=`", rows)
 
 
 def _kind(base: BootState, what: str, how: str, rescue_failed: bool) -> str:

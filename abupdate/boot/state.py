@@ -135,7 +135,7 @@ def begin(state: BootState, target: str, booted: str) -> BootState:
 def arm(state: BootState, target: str) -> BootState:
     """GRUB shall try slot `target`.
 
-    Needs: begun, written, read back, label back; t ∉ good; nothing armed.
+    Needs: begun, written, read back, label back; t ≠ slot; t ∉ good; nothing armed.
     """
     if state.on_trial:
         raise RefusedError(f"Slot {state.trial} is armed or on trial already.", TRIAL_HINT)
@@ -194,7 +194,7 @@ def reject(state: BootState) -> BootState:
 def rollback(state: BootState, booted: str) -> BootState:
     """Give the other slot a trial again.
 
-    Needs: ustate≠1; booted=slot; other ∈ good.
+    Needs: nothing armed; booted=slot; other ∈ good.
     """
     if state.on_trial:
         raise RefusedError(f"Slot {state.trial} is armed or on trial.", TRIAL_HINT)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
     """Run one command and return its exit code. Tests give a `machine` of their own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_what_is_closed()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
@@ -79,6 +80,16 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
 
         app.add_typer(publish, name="publish", help="Make, sign and bundle releases.")
     return app
+
+
+def _open_what_is_closed() -> None:
+    """Started with `<&-` or `>&-`, Python has no stream there: nothing to read, none to tell."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - until the end
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

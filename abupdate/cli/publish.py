@@ -59,9 +59,11 @@ def keygen(
     signers = out / "allowed_signers"
     with _told_files():
         out.mkdir(parents=True, exist_ok=True)
-        line = generate_key(out / name, name, terminal)
-        with signers.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        with signers.open("a+b") as file:  # before the key: none is made that cannot be listed
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            ended = file.read(1) in (b"", b"\n")
+            line = generate_key(out / name, name, terminal)
+            file.write((f"{line}\n" if ended else f"\n{line}\n").encode())
     print(line)
     _tell(f"The private key is {out / name}; whoever has it can sign releases.")
     _tell(f"Put {signers} into the root filesystem as /usr/lib/abupdate/allowed_signers.")

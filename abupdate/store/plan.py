@@ -126,7 +126,7 @@ class Plan:
             self._remove(old)
         if new is None:
             return
-        if change.fresh:
+        if change.fresh and new.path != b"":  # the root is always there
             self._touch(new.path)
             self._make(new, change)
         elif new.kind is Kind.DIR:

@@ -36,9 +36,11 @@ _SETTINGS = (
     "core.fsync=all",
     # Plain integers, not 16m: other readers of git's configuration trip over suffixes.
     "core.bigFileThreshold=16777216",
-    # git maps packs whole otherwise: a few releases would not fit the sandbox's address space.
-    "core.packedGitWindowSize=33554432",
-    "core.packedGitLimit=134217728",
+    # git maps packs whole otherwise, and keeps 96 MB of delta bases: a few releases would not
+    # fit the sandbox's address space. Small windows are no slower here.
+    "core.packedGitWindowSize=1048576",
+    "core.packedGitLimit=16777216",
+    "core.deltaBaseCacheLimit=8388608",
     "gc.auto=0",
     "maintenance.auto=false",
     "pack.threads=1",

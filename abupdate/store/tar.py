@@ -145,8 +145,12 @@ def _path(name: str) -> bytes:
 
 def _require_folders(seen: set[bytes]) -> None:
     """Every path's folder must be there too, or its owner and mode would be a guess."""
-    # An empty tar has no root either: 'any' stands for a path in it.
-    for path in seen | {b"any"}:
+    if b"" not in seen:
+        raise SourceError(
+            "The tar has no entry for the root folder '.', so its owner and mode are not known.",
+            f"Make it with: {_RIGHT_WAY}",
+        )
+    for path in seen:
         parent = path.rpartition(b"/")[0]
         if parent not in seen:
             raise SourceError(

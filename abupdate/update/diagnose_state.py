@@ -240,6 +240,14 @@ def grub_cfg_findings(paths: Paths, *, confirmed: bool) -> Iterator[Finding]:
             f"mount -o remount,rw {paths.esp} && cp {own} {used}.new && sync && "
             f"mv {used}.new {used} && sync && mount -o remount,ro {paths.esp}"
         )
+        if b"\0" in found or wanted.startswith(found):
+            yield finding(
+                "grub-cfg-damaged",
+                f"{used} should be a whole text, found one that is cut off or has NUL bytes: the "
+                "next boot may end in a loop.",
+                advice if confirmed else "Copy the one of a confirmed release there now.",
+            )
+            return
         yield finding(
             "grub-cfg-differs",
             f"{used} should equal {own}, found another one: older, or newer after a rollback, "

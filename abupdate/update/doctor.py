@@ -131,8 +131,9 @@ def _both_lost(machine: Machine) -> Finding:
     return finding(
         "copies-lost",
         f"One copy of the boot state in {machine.paths.esp}/grub should be whole, found none.",
-        "Reboot: GRUB starts rescue, which rebuilds both from records and labels. Which slot may "
-        "boot is not known well enough here, so --repair leaves them.",
+        "Reboot: GRUB starts rescue, which rebuilds both from records and labels; a device without "
+        "a rescue system must be installed anew. Which slot may boot is not known well enough "
+        "here, so --repair leaves them.",
     )
 
 

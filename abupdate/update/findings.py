@@ -53,6 +53,7 @@ KINDS: Mapping[str, Kind] = {
     "save-failed": Kind(_ERROR, False, "GRUB fell back in this boot and could not save that"),
     "save-unseen": Kind(_WARNING, False, "GRUB left no mark of this boot, nor the menu one"),
     "grub-cfg-missing": Kind(_ERROR, True, "there is no grub.cfg: the next boot ends in a loop"),
+    "grub-cfg-damaged": Kind(_ERROR, False, "grub.cfg is cut off or has bytes that are no text"),
     "grub-cfg-differs": Kind(_WARNING, False, "grub.cfg is not the one of the running release"),
     "grub-cfg-unknown": Kind(_WARNING, False, "the release brings no grub.cfg to compare with"),
 }

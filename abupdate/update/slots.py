@@ -116,7 +116,8 @@ class Machine:
             raise RefusedError(
                 f"The boot state in {self.paths.esp}/grub should be readable: "
                 f"{'; '.join(reading.problems)}.",
-                "Reboot: GRUB then starts rescue, which rebuilds it.",
+                "Reboot: GRUB then starts rescue, which rebuilds it; a device without a rescue "
+                "system must be installed anew.",
             )
         return reading.state
 

@@ -261,6 +261,11 @@ def test_grub_cfg(device: BootDevice, capsys: Capsys) -> None:
     code, found, report = doctor(device, capsys, "--repair")
     assert (code, set(found), report["repaired"]) == (0, {"grub-cfg-differs"} | NEW, [])
     assert device.env("grub.cfg").read_bytes() == changed
+    for damaged in (own[: len(own) // 2], bytes(len(own)), own[:3000] + bytes(len(own) - 3000)):
+        device.put("grub.cfg", damaged)
+        code, found, report = doctor(device, capsys, "--repair")
+        assert (code, set(found)) == (11, {"grub-cfg-damaged"} | NEW)
+        assert report["repaired"] == []
     for harm in (device.remove, lambda name: device.put(name, b"")):
         harm("grub.cfg")
         code, found, _ = doctor(device, capsys)

@@ -69,3 +69,19 @@ def test_a_bar_moves_on_a_terminal_only(clock: Clock) -> None:
     shown = screen.getvalue()
     assert "[######..................] 120/480 MiB, 41/160 files, 12 MiB/s, 30 s left" in shown
     assert log.getvalue() == "  Write release 2                                 10.0 s\n"
+
+
+def test_who_listens_no_more_is_no_reason_to_stop(clock: Clock) -> None:
+    heard: list[Event] = []
+
+    def gone(_event: Event) -> None:
+        raise BrokenPipeError
+
+    events = Events(gone, heard.append)
+    with events.step("write"):
+        events.progress(1, 2)
+    assert [event.kind for event in heard] == [
+        EventKind.STEP_BEGIN,
+        EventKind.PROGRESS,
+        EventKind.STEP_END,
+    ]

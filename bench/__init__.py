@@ -1,0 +1,1 @@
+"""How quick abupdate is beside its peers, on this machine, in one run: `make bench`."""

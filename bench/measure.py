@@ -1,0 +1,78 @@
+"""Time, bytes written, and peak memory of one command."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.slot import Slot
+
+_SAMPLE_SECONDS = 0.02
+Command = Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One round: seconds until all was on the device, bytes written to it."""
+
+    seconds: float
+    written: int
+
+
+def timed(slot: Slot, commands: Sequence[Command], mounted: bool) -> Sample:
+    """Run commands one after the other, and sync the slot where it is mounted. Raises."""
+    before, start = slot.written(), time.monotonic()
+    for command in commands:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if mounted:
+        slot.sync()
+    seconds = time.monotonic() - start
+    return Sample(seconds, slot.written() - before)
+
+
+def peak_memory(commands: Sequence[Command]) -> int:
+    """The highest sum of PSS (bytes) of a command's whole process tree, sampled.
+
+    Not in a timed round: looking costs time.
+    """
+    peak = 0
+    for command in commands:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            peak = max(peak, sum(map(_pss, _tree(process.pid))))
+            time.sleep(_SAMPLE_SECONDS)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+    return peak
+
+
+def _tree(top: int) -> list[int]:
+    found, pending = [], [top]
+    while pending:
+        pid = pending.pop()
+        found.append(pid)
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            try:
+                pending += [int(word) for word in task.read_text().split()]
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+def _pss(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # it has ended
+    return 0
+
+
+def median(samples: Sequence[Sample], of: Callable[[Sample], float]) -> float:
+    """The median of a field."""
+    return statistics.median(of(sample) for sample in samples)

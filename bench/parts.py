@@ -1,0 +1,143 @@
+"""What the methods start from, made once: trees, stores of each peer, images; cached.
+
+Each is made of the two releases of `trees`, with the peer's own program.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cache
+
+from abupdate.events import Events
+from abupdate.run import Argument, run
+from abupdate.store.capture import capture
+from abupdate.store.repository import Repository
+from bench import trees
+
+_LONG = 1800.0
+_LARGE = 1 << 34
+XATTRS = ("--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Paths of everything, and the commits of both releases in `store`."""
+
+    tars: dict[str, Path]
+    trees: dict[str, Path]
+    store: Path
+    commits: dict[str, str]
+    checkout: Path
+    ostree: Path
+    casync: Path
+    image: Path
+
+
+def build(say: Callable[[str], None]) -> Parts:
+    """Make what is not there yet; ten minutes the first time."""
+    tars = {}
+    for which in ("old", "new"):
+        say(f"release {which}")
+        tars[which] = trees.tar(which)
+    say("trees")
+    unpacked = {which: _cached(f"tree-{which}", tar, _unpack) for which, tar in tars.items()}
+    say("abupdate's store")
+    both = (tars["old"], tars["new"])
+    store = cache.cached(
+        "bench-store", tuple(tar.name for tar in both), "", lambda p: _store(p, tars)
+    )
+    commits = dict(line.split() for line in (store / "commits").read_text().splitlines())
+    say("git's, ostree's and casync's stores; the image")
+    return Parts(
+        tars, unpacked, store / "store.git", commits,
+        checkout=_both("checkout", unpacked, _checkout),
+        ostree=_both("ostree", unpacked, _ostree),
+        casync=_both("casync", unpacked, _casync),
+        image=_both("image", unpacked, _image),
+    )  # fmt: skip
+
+
+def _cached(kind: str, source: Path, make: Callable[[Path, Path], None]) -> Path:
+    return cache.cached(f"bench-{kind}", (source.name,), "", lambda path: make(path, source))
+
+
+def _both(kind: str, made: dict[str, Path], make: Callable[[Path, dict[str, Path]], None]) -> Path:
+    names = tuple(path.name for path in made.values())
+    return cache.cached(f"bench-{kind}", names, "", lambda path: make(path, made))
+
+
+def _unpack(path: Path, tar: Path) -> None:
+    path.mkdir()
+    run(["tar", *XATTRS, "-xpf", tar, "-C", path], timeout=_LONG)
+
+
+def _store(path: Path, tars: dict[str, Path]) -> None:
+    """A device's store: the old release from its full bundle, the new one from a delta."""
+    path.mkdir()
+    with tempfile.TemporaryDirectory(dir=path) as name:
+        (Path(name) / "publisher.git").mkdir()
+        publisher = Repository.create(Path(name) / "publisher.git")
+        (path / "store.git").mkdir()
+        device = Repository.create(path / "store.git")
+        commits: dict[str, str] = {}
+        for which, tar in tars.items():
+            captured = capture(tar, publisher, lambda _: b"format = 1\n", Events(), subject=which)
+            pack = Path(name) / "pack"
+            with pack.open("wb") as out:
+                publisher.pack(captured.commit, captured.commit, out, list(commits.values()))
+            with pack.open("rb") as stream:
+                device.index_pack(stream, _LARGE)
+            commits[which] = captured.commit
+            (path / f"{which}.pack-size").write_text(str(pack.stat().st_size))
+    (path / "commits").write_text("".join(f"{name} {oid}\n" for name, oid in commits.items()))
+
+
+def _checkout(path: Path, made: dict[str, Path]) -> None:
+    """What git alone makes of the trees: content and the executable bit."""
+    run(["git", "init", "--quiet", "--bare", path])
+    for which, tree in made.items():
+        git: list[Argument] = ["git", "--git-dir", path, "--work-tree", tree]
+        run([*git, "add", "-A", "-f", "."], timeout=_LONG)
+        run([*git, "-c", "user.name=b", "-c", "user.email=b@localhost", "commit", "-qm", which],
+            timeout=_LONG)  # fmt: skip
+        run([*git, "tag", which])
+    run(["git", "--git-dir", path, "repack", "-adq"], timeout=_LONG)
+    (path / "index").unlink()
+
+
+def _ostree(path: Path, made: dict[str, Path]) -> None:
+    """The publisher's repository, in the form that is served."""
+    path.mkdir()
+    run(["ostree", f"--repo={path}", "init", "--mode=archive"])
+    for which, tree in made.items():
+        with tempfile.TemporaryDirectory(dir=path.parent) as name:
+            # OSTree has no device nodes: it takes a tree without them.
+            plain = Path(name) / "tree"
+            run(["cp", "-a", tree, plain], timeout=_LONG)
+            shutil.rmtree(plain / "dev")
+            run(["ostree", f"--repo={path}", "commit", "-b", which, f"--tree=dir={plain}"],
+                timeout=_LONG)  # fmt: skip
+
+
+def _casync(path: Path, made: dict[str, Path]) -> None:
+    path.mkdir()
+    for which, tree in made.items():
+        run(["casync", "make", f"--store={path}/store.castr", path / f"{which}.caidx", tree],
+            timeout=_LONG)  # fmt: skip
+
+
+def _image(path: Path, made: dict[str, Path]) -> None:
+    """A filesystem image of each release, as an image-based updater ships it."""
+    path.mkdir()
+    for which, tree in made.items():
+        used = int(run(["du", "-sx", "--block-size=1M", tree]).stdout.split()[0])
+        image = path / f"{which}.ext4"
+        with image.open("wb") as file:
+            os.truncate(file.fileno(), (used * 5 // 4 + 64) << 20)
+        run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-d", tree, image], timeout=_LONG)
