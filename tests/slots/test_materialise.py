@@ -268,9 +268,14 @@ def test_what_a_tar_cannot_say_is_refused_or_warned_about(bench: Bench, tmp_path
     with pytest.raises(SourceError, match="ACL that the tar holds as text"):
         bench.capture(acl)
     flat = tmp_path / "flat.tar"
-    subprocess.run(["tar", "-C", source, "-cf", flat, "usr/bin/tool"], check=True)
-    with pytest.raises(SourceError, match="no entry for its folder"):
-        bench.capture(flat)
+    for names, said in (
+        (["usr/bin/tool"], "no entry for the root folder"),
+        ([".", "usr/bin/tool"], "no entry for its folder 'usr/bin'"),
+    ):
+        options = ["--format=pax", "--no-recursion", "-C", source, "-cf", flat]
+        subprocess.run(["tar", *options, *names], check=True)
+        with pytest.raises(SourceError, match=said):
+            bench.capture(flat)
 
 
 def test_a_reserved_name_is_refused(bench: Bench, tmp_path: Path) -> None:
