@@ -163,6 +163,9 @@ class _Job:
             if entry.kind is Kind.FILE:
                 unprotect_file(fd, name)
             set_metadata(entry, fd, name)
+        for entry in self._plan.retime:
+            fd, name = self._opened.parent(entry.path)
+            os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=fd, follow_symlinks=False)
 
     def describe_itself(self) -> None:
         """`.abupdate/` in the slot: what this slot is, without asking the store."""

@@ -70,8 +70,8 @@ class Plan:
 
     `remove` are paths to take away with all that is below, and after that
     `folders` are made, `files` written, `nodes` and hard `links` made, `mend`ed
-    what may stay but for its owner, mode, attributes or time, and last the
-    folders of `finish` get theirs.
+    what may stay but for its owner, mode, attributes or time, `retime`d what may
+    stay but for its time alone, and last the folders of `finish` get theirs.
     """
 
     def __init__(self, content: CommitContent) -> None:
@@ -80,7 +80,8 @@ class Plan:
         self.commit = content.commit
         self.remove: list[bytes] = []
         self.folders, self.files, self.nodes = Offsets(text), Files(text), Offsets(text)
-        self.links, self.mend, self.finish = Offsets(text), Offsets(text), Offsets(text)
+        self.links, self.mend, self.retime = Offsets(text), Offsets(text), Offsets(text)
+        self.finish = Offsets(text)
         self.checks = Checks()
         self._touched: set[bytes] = {b""}
         self._removed_folders: set[bytes] = set()
@@ -99,7 +100,15 @@ class Plan:
     def changed(self) -> Iterator[Entry]:
         """All that is made, written or mended, sorted by path."""
         every = Offsets(self.manifest)
-        for group in (self.folders, self.files, self.nodes, self.links, self.mend, self.finish):
+        for group in (
+            self.folders,
+            self.files,
+            self.nodes,
+            self.links,
+            self.mend,
+            self.retime,
+            self.finish,
+        ):
             for offset in group._offsets:
                 every.append(offset)
         every.sort()
@@ -132,7 +141,8 @@ class Plan:
         elif new.kind is Kind.DIR:
             self._touched.add(new.path)
         elif new.kind is not Kind.HARDLINK:  # its file is mended
-            self.mend.append(change.offset)
+            only_time = old is not None and old._replace(mtime=new.mtime) == new
+            (self.retime if only_time else self.mend).append(change.offset)
 
     def _remove(self, old: Entry) -> None:
         self._touch(old.path)

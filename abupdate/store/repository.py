@@ -47,6 +47,7 @@ _SETTINGS = (
     "transfer.fsckObjects=true",
 )
 _CHUNK = 256 * 1024
+_SHA256_DIGITS = 64
 _LONG = 6 * 3600.0
 
 
@@ -129,11 +130,10 @@ class Repository:
     def reader(self) -> Iterator[ObjectReader]:
         """Objects by id, each hashed here. One git for all that is read in the block."""
         arguments = self._argv("cat-file", "--batch-command", "--buffer")
-        object_format = self.object_format
         with stream(
             arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
         ) as git:
-            yield ObjectReader(git, object_format)
+            yield ObjectReader(git)
 
     @contextmanager
     def fast_import(self) -> Iterator[Stream]:
@@ -247,9 +247,8 @@ class ObjectReader:
     # Two windows of `contents <oid>` fit into a pipe of 64 KiB.
     WINDOW = 400
 
-    def __init__(self, git: Stream, object_format: str) -> None:
+    def __init__(self, git: Stream) -> None:
         self._git = git
-        self._hash = object_format
 
     def read(self, oid: str, kind: str, limit: int) -> bytes:
         """A small object whole. Raises `NotTrustedError` when it is not what its id says."""
@@ -279,7 +278,9 @@ class ObjectReader:
         size = self._header(oid, kind)
         if size > limit:
             raise NotTrustedError(f"The {kind} {oid} has {size} bytes, {limit} at most are taken.")
-        digest = hashlib.new(self._hash, f"{kind} {size}\0".encode())
+        # git finds an object by an id of its own format only, so that the length tells the hash.
+        name = "sha256" if len(oid) == _SHA256_DIGITS else "sha1"
+        digest = hashlib.new(name, f"{kind} {size}\0".encode())
         for chunk in self._body(size):
             digest.update(chunk)
             yield chunk

@@ -272,8 +272,8 @@ def test_what_a_tar_cannot_say_is_refused_or_warned_about(bench: Bench, tmp_path
         (["usr/bin/tool"], "no entry for the root folder"),
         ([".", "usr/bin/tool"], "no entry for its folder 'usr/bin'"),
     ):
-        options = ["--format=pax", "--no-recursion", "-C", source, "-cf", flat]
-        subprocess.run(["tar", *options, *names], check=True)
+        command = ["tar", "--format=pax", "--no-recursion", "-C", str(source), "-cf", str(flat)]
+        subprocess.run([*command, *names], check=True)
         with pytest.raises(SourceError, match=said):
             bench.capture(flat)
 
