@@ -40,12 +40,24 @@ TRIES = 3
 class Played:
     """How the story went: all boots by their markers, the partition and the serial number
     of the disk that the last one ran from, and whether anything was written to the twin.
+
+    `proven`: whether the slot that runs at the end, booted twice since it was installed, is
+    still what its record says (what the next install into it would start from).
     """
 
     markers: list[Marker]
     root: str
     serial: str
     twin_changed: bool
+    proven: bool
+
+
+_PROVEN = """\
+import json, sys, pathlib
+from abupdate.disk.filesystem import read_superblock
+record = json.loads(pathlib.Path("/data/abupdate/slots/B.json").read_text())
+print(read_superblock(pathlib.Path(sys.argv[1])).fingerprint == record["superblock"])
+"""
 
 
 class DifferentError(Exception):
@@ -205,10 +217,11 @@ def play(
             raise DifferentError(f"{error}\n{vm.serial.tail()}") from error
         root = machine.run("findmnt", "-no", "SOURCE", "/").stdout.strip()
         serial = machine.run("lsblk", "-nso", "SERIAL", root).stdout.strip()
+        proven = machine.run("python3", "-c", _PROVEN, root).stdout.strip() == "True"
         with timeline.step("power off"):
             machine.power_off()
         changed = twin is not None and content_hash(other) != before
-        return Played(machine.markers(), root, serial, changed)
+        return Played(machine.markers(), root, serial, changed, proven)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,10 @@ def test_confirm_and_fallback(played: Played) -> None:
     ]
 
 
+def test_boots_leave_a_slot_as_its_record_says(played: Played) -> None:
+    assert played.proven
+
+
 @pytest.mark.row("S39", "S40", "U19")
 def test_our_disk_and_no_other(played: Played, request: pytest.FixtureRequest) -> None:
     """By its serial number: which of two gets the first name is up to the kernel."""
