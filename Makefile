@@ -26,7 +26,7 @@ vm: install-tools
 	$(BIN)/python qemu/demo.py --console --firmware $(FIRMWARE)
 
 test: test-quick
-	$(BIN)/pytest -n 2 --dist loadfile -m vm
+	$(BIN)/pytest -m vm
 
 test-quick: install-tools
 	$(BIN)/pytest -n 2 --dist loadfile -m "not vm"
