@@ -115,6 +115,16 @@ class Device:
         shutil.rmtree(self.top)
 
 
+def change_beneath(device: Path, content: bytes) -> None:
+    """Change one byte of a file on a device, beneath its filesystem; `content` is a part of it."""
+    disk = device.read_bytes()
+    at = disk.find(content)
+    assert at >= 0
+    with device.open("r+b", buffering=0) as file:
+        file.seek(at)
+        file.write(bytes([disk[at] ^ 1]))
+
+
 def make_device(top: Path) -> Device:
     """A device with release 1 running in slot A, and nothing in slot B."""
     device = Device(top)

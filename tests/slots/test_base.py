@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
 from tests.slots import loop
 from tests.slots.boot_device import BootDevice
+from tests.slots.device import change_beneath
 
 pytestmark = pytest.mark.skipif(
     not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
@@ -88,12 +90,7 @@ def test_what_was_written_through_a_mount_is_found_and_repaired(
 def test_what_changed_beneath_the_filesystem_is_found_by_a_full_verify(
     device: BootDevice, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    disk = device.loops[Slot.B].read_bytes()
-    at = disk.find(b"the same in all releases\n" * 100) + 1234
-    assert at > 1234
-    with device.loops[Slot.B].open("r+b", buffering=0) as file:
-        file.seek(at)
-        file.write(bytes([disk[at] ^ 1]))
+    change_beneath(device.loops[Slot.B], b"the same in all releases\n" * 100)
     capsys.readouterr()
     assert device.run("install", "--verify", "full", device.top / "3.bundle") == 10
     assert "usr/bin/same: content differs" in capsys.readouterr().err
@@ -102,6 +99,28 @@ def test_what_changed_beneath_the_filesystem_is_found_by_a_full_verify(
     assert device.run("install", device.top / "3.bundle") == 0
     assert audited(device)
     assert device.run("verify", "B") == 0
+
+
+@pytest.mark.parametrize("content", [b"tool 3\n" * 1000, b"release 3\n"])
+def test_what_the_disk_did_not_keep_is_never_armed(
+    device: BootDevice,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+) -> None:
+    """By the default read-back, of what was written; the filesystem's own check sees nothing."""
+    check = filesystem.check
+
+    def rot(slot: Path) -> None:
+        check(slot)
+        change_beneath(slot, content)
+
+    monkeypatch.setattr(filesystem, "check", rot)
+    capsys.readouterr()
+    assert device.run("install", device.top / "3.bundle") == 10
+    assert ": content differs" in capsys.readouterr().err
+    assert device.state().trial == "x"
+    assert "B" not in device.state().good
 
 
 def test_a_slot_that_is_not_as_its_record_says_is_looked_at_after_all(

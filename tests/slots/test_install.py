@@ -20,7 +20,7 @@ from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from abupdate.update.job import job
 from tests.slots import loop
-from tests.slots.device import Device, make_device, make_release
+from tests.slots.device import Device, change_beneath, make_device, make_release
 from tests.slots.rootfs import make_rootfs
 
 pytestmark = pytest.mark.skipif(
@@ -152,12 +152,7 @@ def test_a_byte_changed_beneath_the_filesystem_is_named(
     device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert device.run("install", device.top / "2.bundle") == 0
-    disk = device.loops[Slot.B].read_bytes()
-    at = disk.find(b"tool 2\n" * 1000) + 1234
-    assert at > 1234
-    with device.loops[Slot.B].open("r+b", buffering=0) as file:
-        file.seek(at)
-        file.write(bytes([disk[at] ^ 1]))
+    change_beneath(device.loops[Slot.B], b"tool 2\n" * 1000)
     capsys.readouterr()
     assert device.run("verify", "B") == 10
     assert "usr/bin/tool: content differs" in capsys.readouterr().err
