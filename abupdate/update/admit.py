@@ -20,19 +20,8 @@ from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
 from abupdate.release.signature import Verified
 from abupdate.release.signature import verify as verify_signature
 from abupdate.store.content import CommitContent, open_commit
-from abupdate.store.manifest import Kind
 from abupdate.update import trust
 from abupdate.update.slots import Machine
-
-_BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a release takes up on a slot: bytes (whole blocks) and inodes."""
-
-    bytes: int
-    inodes: int
 
 
 @dataclass(frozen=True)
@@ -126,14 +115,3 @@ def admit(
             floor=found.stated.floor,
             transferred=received.transferred,
         )
-
-
-def needed(content: CommitContent) -> Need:
-    """What the manifest's paths take up, from their own sizes and not from what is claimed."""
-    size = inodes = 0
-    for entry in content.entries():
-        if entry.kind is Kind.HARDLINK:
-            continue
-        inodes += 1
-        size += -(-(entry.size or 0) // _BLOCK) * _BLOCK if entry.kind is Kind.FILE else _BLOCK
-    return Need(size, inodes)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from abupdate.config import Settings
 from abupdate.disk.layout import Slot
-from abupdate.errors import AbupdateError, NotTrustedError
+from abupdate.errors import AbupdateError
 from abupdate.events import Events
 from abupdate.store.manifest import tree_digest
-from abupdate.store.plan import plan_from
-from abupdate.update.admit import check_policy, examined, needed
-from abupdate.update.install import fits, proven_base
+from abupdate.update.admit import check_policy, examined
 from abupdate.update.job import job
+from abupdate.update.prepare import needed, prepare
 from abupdate.update.slots import Machine, other_partition, require_root
 
 SCHEMA_VERSION = 1
@@ -63,13 +61,9 @@ def inspect(machine: Machine, source: BinaryIO, settings: Settings, events: Even
             booted = machine.booted()
             if booted.slot is not None:
                 slot = booted.slot.other
-                partition = other_partition(booted, slot)
-                fits(partition, need)
-                base = proven_base(machine, slot, partition.device)
-                if base is not None:
-                    with suppress(NotTrustedError):  # the old release is damaged in the store
-                        plan = plan_from(content.beside(base), content)
-                        write, write_files = plan.size, len(plan.files)
+                ready = prepare(machine, slot, other_partition(booted, slot), content)
+                if ready.plan is not None and ready.proven:
+                    write, write_files = ready.plan.size, len(ready.plan.files)
         except AbupdateError as error:
             refused = error.message
         return Info(

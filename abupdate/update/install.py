@@ -1,4 +1,4 @@
-"""The install: one transaction from a bundle to an armed slot .
+"""The install: one transaction from a bundle to an armed slot.
 
 Read `install` from top to bottom: that is the order of the writes, and each
 line may be the last one before the power goes. Until `arm`, the booted slot is
@@ -10,7 +10,6 @@ running the install again is right from any point.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -23,9 +22,7 @@ from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import (
     AbupdateError,
     ContentDiffersError,
-    NoSpaceError,
     NothingToDoError,
-    NotTrustedError,
     ProgramError,
     RefusedError,
 )
@@ -34,11 +31,12 @@ from abupdate.failpoints import failpoint
 from abupdate.store.audit import plan_for_slot
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.materialise import SlotDiffersError, Written, apply
-from abupdate.store.plan import Plan, plan_from
+from abupdate.store.plan import Plan
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import etc
-from abupdate.update.admit import Need, Release, admit, needed
+from abupdate.update.admit import Release, admit
 from abupdate.update.job import job
+from abupdate.update.prepare import Prepared, prepare
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
 from abupdate.update.settle import make_room, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
@@ -83,9 +81,12 @@ def install(
     with job(machine.paths.runtime, "install"):
         booted, slot, partition = _target(machine)
         work = _Work(machine, booted, slot, partition.device, events)
-        release = admit(
-            machine, source, settings, lambda content: work.prepare(partition, content), events
-        )
+
+        def accept(content: CommitContent) -> None:
+            with events.step("plan", "Find what differs"):
+                work.prepared = prepare(machine, slot, partition, content)
+
+        release = admit(machine, source, settings, accept, events)
         _refuse_if_running(machine, booted, release)
         if full_verify is None:
             full_verify = settings.install.verify == "full"
@@ -106,7 +107,7 @@ def install(
             signer=release.signer,
             armed=arm,
             written=written,
-            audited=not work.proven,
+            audited=work.audited,
             transferred=release.transferred,
             seconds={name: round(value, 3) for name, value in events.seconds.items()},
         )
@@ -148,20 +149,6 @@ def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
     return booted, slot, partition
 
 
-def fits(partition: Partition, need: Need) -> None:
-    """Raise `NoSpaceError` unless a slot has the bytes and inodes that a release needs."""
-    superblock = filesystem.read_superblock(partition.device)
-    # A partition without a filesystem gets one; 95 % of it can be used then.
-    room = superblock.capacity if superblock else partition.size * 95 // 100
-    inodes = superblock.inodes if superblock else partition.size // 16384
-    if need.bytes > room or need.inodes > inodes:
-        raise NoSpaceError(
-            f"The release needs {need.bytes >> 20} MiB and {need.inodes} inodes, and the slot "
-            f"{partition.device} has {room >> 20} MiB and {inodes} inodes.",
-            "Make the release smaller, or the slots larger.",
-        )
-
-
 def _refuse_if_running(machine: Machine, booted: Booted, release: Release) -> None:
     record = machine.records.slot(booted.slot) if booted.slot else None
     if record is not None and record.commit == release.commit:
@@ -170,43 +157,15 @@ def _refuse_if_running(machine: Machine, booted: Booted, release: Release) -> No
 
 @dataclass
 class _Work:
-    """One install's slot, and what is planned for it."""
+    """One install's slot, and what was found out for it before anything is written."""
 
     machine: Machine
     booted: Booted
     slot: Slot
     device: Path
     events: Events
-    plan: Plan | None = None
-    # Whether the slot is known to hold exactly what the plan starts from.
-    proven: bool = False
-
-    def prepare(self, partition: Partition, content: CommitContent) -> None:
-        """Before anything is written: does the release fit, and what is to be done?"""
-        fits(partition, needed(content))
-        with self.events.step("plan", "Find what differs"):
-            base = proven_base(self.machine, self.slot, self.device)
-            if base is None:
-                self.plan = plan_from(None, content)
-                return
-            # A store that is damaged where the old release was is no reason to stop: without a
-            # plan, the slot is audited.
-            with suppress(NotTrustedError):
-                self.plan, self.proven = plan_from(content.beside(base), content), True
-
-
-def proven_base(machine: Machine, slot: Slot, device: Path) -> str | None:
-    """The commit that a slot holds, when nobody can have written to it since.
-
-    An install that did not end, a mount for writing, and a repair each change
-    the superblock; what changes beneath the filesystem is for `--verify full`.
-    """
-    record = machine.records.slot(slot)
-    superblock = filesystem.read_superblock(device)
-    if record is None or superblock is None or record.state != SlotState.CLEAN:
-        return None
-    same = record.superblock == superblock.fingerprint
-    return record.commit if same and machine.store().has(record.commit) else None
+    prepared: Prepared | None = None
+    audited: bool = False
 
 
 def _write(work: _Work, release: Release, full_verify: bool) -> Written:
@@ -218,12 +177,12 @@ def _write(work: _Work, release: Release, full_verify: bool) -> Written:
         _begin(machine, work.booted, slot)
         _record_slot(machine, slot, SlotState.WRITING, release)
         empty = _relabel_unfinished(device, slot)
-        if empty and work.proven:  # it was not usable after all
-            work.plan, work.proven = None, False
+    # The plan is for what the record proves, or else for an empty slot.
+    ready = work.prepared
+    planned = ready.plan if ready is not None and ready.proven != empty else None
     with events.step("write", f"Write release {release.version}"):
-        known = work.proven or empty
-        plan, written = _materialise(machine, release, work.plan if known else None, device, events)
-        work.proven = known and plan is work.plan
+        plan, written = _materialise(machine, release, planned, device, events)
+        work.audited = plan is not planned
     with events.step("verify", "Read it back from the disk"):
         _read_back(plan, device, machine.mountpoint, full_verify, events)
     with events.step("etc", "Carry /etc changes over"):

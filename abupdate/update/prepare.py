@@ -1,0 +1,92 @@
+"""Before anything is written: does a release fit, what does the slot hold, what is to be done?"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.disk import filesystem
+from abupdate.disk.layout import Partition, Slot
+from abupdate.errors import NoSpaceError, NotTrustedError
+from abupdate.store.content import CommitContent
+from abupdate.store.manifest import Kind
+from abupdate.store.plan import Plan, plan_from
+from abupdate.update.records import SlotState
+from abupdate.update.slots import Machine
+
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a release takes up on a slot: bytes (whole blocks) and inodes."""
+
+    bytes: int
+    inodes: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a release needs, and the plan for it.
+
+    `proven`: the slot is known to hold exactly what the plan starts from;
+    otherwise the plan is for an empty slot, and None where none could be made.
+    """
+
+    need: Need
+    plan: Plan | None
+    proven: bool
+
+
+def prepare(machine: Machine, slot: Slot, partition: Partition, content: CommitContent) -> Prepared:
+    """Find out what an install would do. Raises `NoSpaceError`, `NotTrustedError`."""
+    need = needed(content)
+    _fits(partition, need)
+    base = _proven_base(machine, slot, partition.device)
+    if base is None:
+        return Prepared(need, plan_from(None, content), proven=False)
+    # A store that is damaged where the old release was is no reason to stop: without a plan,
+    # the slot is audited.
+    with suppress(NotTrustedError):
+        return Prepared(need, plan_from(content.beside(base), content), proven=True)
+    return Prepared(need, None, proven=False)
+
+
+def needed(content: CommitContent) -> Need:
+    """What the manifest's paths take up, from their own sizes and not from what is claimed."""
+    size = inodes = 0
+    for entry in content.entries():
+        if entry.kind is Kind.HARDLINK:
+            continue
+        inodes += 1
+        size += -(-(entry.size or 0) // _BLOCK) * _BLOCK if entry.kind is Kind.FILE else _BLOCK
+    return Need(size, inodes)
+
+
+def _fits(partition: Partition, need: Need) -> None:
+    """Raise `NoSpaceError` unless a slot has the bytes and inodes that a release needs."""
+    superblock = filesystem.read_superblock(partition.device)
+    # A partition without a filesystem gets one; 95 % of it can be used then.
+    room = superblock.capacity if superblock else partition.size * 95 // 100
+    inodes = superblock.inodes if superblock else partition.size // 16384
+    if need.bytes > room or need.inodes > inodes:
+        raise NoSpaceError(
+            f"The release needs {need.bytes >> 20} MiB and {need.inodes} inodes, and the slot "
+            f"{partition.device} has {room >> 20} MiB and {inodes} inodes.",
+            "Make the release smaller, or the slots larger.",
+        )
+
+
+def _proven_base(machine: Machine, slot: Slot, device: Path) -> str | None:
+    """The commit that a slot holds, when nobody can have written to it since.
+
+    An install that did not end, a mount for writing, and a repair each change
+    the superblock; what changes beneath the filesystem is for `--verify full`.
+    """
+    record = machine.records.slot(slot)
+    superblock = filesystem.read_superblock(device)
+    if record is None or superblock is None or record.state != SlotState.CLEAN:
+        return None
+    same = record.superblock == superblock.fingerprint
+    return record.commit if same and machine.store().has(record.commit) else None
