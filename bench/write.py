@@ -7,8 +7,8 @@ from pathlib import Path
 
 from abupdate.events import Events
 from abupdate.store.content import open_commit
-from abupdate.store.materialise import apply
-from abupdate.store.plan import plan_from
+from abupdate.store.materialise.apply import apply
+from abupdate.store.materialise.plan import plan_from
 from abupdate.store.repository import Repository
 
 

@@ -27,7 +27,7 @@ from abupdate.release.signature import Verified, verify
 from abupdate.release.signers import TrustFiles
 from abupdate.run import run
 from abupdate.store.content import open_commit
-from abupdate.store.materialise import materialise
+from abupdate.store.materialise.apply import materialise
 from abupdate.store.repository import Repository
 from abupdate.update.records import HistoryEntry, Records, SlotRecord, SlotState, now
 

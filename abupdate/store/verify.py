@@ -15,7 +15,8 @@ from abupdate.events import Events
 from abupdate.store import manifest
 from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH
 from abupdate.store.manifest import Entry, Kind, escape
-from abupdate.store.materialise import own_file, own_folder
+from abupdate.store.materialise.apply import own_file, own_folder
+from abupdate.store.materialise.plan import Plan
 from abupdate.store.paths import (
     Directories,
     Found,
@@ -25,7 +26,6 @@ from abupdate.store.paths import (
     kind_of,
     walk,
 )
-from abupdate.store.plan import Plan
 
 _SHOWN = 5
 

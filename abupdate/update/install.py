@@ -28,10 +28,10 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.store.audit import plan_for_slot
 from abupdate.store.content import CommitContent, open_commit
-from abupdate.store.materialise import SlotDiffersError, Written, apply
-from abupdate.store.plan import Plan
+from abupdate.store.materialise.apply import SlotDiffersError, Written, apply
+from abupdate.store.materialise.audit import plan_for_slot
+from abupdate.store.materialise.plan import Plan
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import etc
 from abupdate.update.admit import Release, admit

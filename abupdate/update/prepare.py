@@ -11,7 +11,7 @@ from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import NoSpaceError, NotTrustedError
 from abupdate.store.content import CommitContent
 from abupdate.store.manifest import Kind
-from abupdate.store.plan import Plan, plan_from
+from abupdate.store.materialise.plan import Plan, plan_from
 from abupdate.update.records import SlotState
 from abupdate.update.slots import Machine
 

@@ -26,7 +26,7 @@ from abupdate.errors import AbupdateError, RefusedError
 from abupdate.events import Event, Events
 from abupdate.paths import Paths
 from abupdate.release.metadata import Version
-from abupdate.store.materialise import Written
+from abupdate.store.materialise.apply import Written
 from abupdate.update import confirm as confirm_module
 from abupdate.update import install as install_module
 from abupdate.update import settle as settle_module

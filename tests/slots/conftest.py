@@ -1,7 +1,8 @@
-"""A device with a real boot side."""
+"""Devices to try things on."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 from abupdate.disk.layout import Slot
 from tests.slots import loop
 from tests.slots.boot_device import BootDevice, make_boot_device
-from tests.slots.device import make_device, make_release
+from tests.slots.device import Device, make_device, make_release
 from tests.slots.rootfs import make_rootfs
 
 
@@ -41,3 +42,37 @@ def device(shared_device: BootDevice) -> BootDevice:
     shared_device.fill_esp()
     shared_device.power_on()
     return shared_device
+
+
+@pytest.fixture(scope="package")
+def shared_plain_device() -> Iterator[Device]:
+    """A device whose slot B is free; tests put it back to that."""
+    # Not in pytest's folder: git runs as another user and must be able to get there.
+    top = Path(tempfile.mkdtemp(prefix="abupdate-"))
+    top.chmod(0o755)
+    device = make_device(top)
+    rootfs = make_rootfs(top / "rootfs2", "2")
+    shutil.copy(top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers")
+    make_release(device, rootfs, "2", since=["1"])
+    make_release(device, make_rootfs(top / "rootfs3", "3"), "3")
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def plain_device(shared_plain_device: Device) -> Device:
+    """Release 1 in A, nothing in B, nothing remembered; ESP and data are folders."""
+    shared = shared_plain_device
+    saved = shared.top / "saved"
+    if not saved.exists():
+        subprocess.run(["cp", "-a", shared.paths.data, saved], check=True)
+        subprocess.run(["cp", "-a", shared.paths.esp, shared.top / "saved-esp"], check=True)
+    shutil.rmtree(shared.paths.data)
+    subprocess.run(["cp", "-a", saved, shared.paths.data], check=True)
+    shutil.rmtree(shared.paths.esp)
+    subprocess.run(["cp", "-a", shared.top / "saved-esp", shared.paths.esp], check=True)
+    if os.path.ismount(shared.paths.runtime / "slot"):
+        subprocess.run(["umount", shared.paths.runtime / "slot"], check=True)
+    shared.boot(Slot.A, "normal")
+    loop.make_ext4(shared.loops[Slot.B], Slot.B.unfinished_label)
+    return shared

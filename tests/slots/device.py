@@ -6,6 +6,7 @@ data and ESP are folders. Slot A is mounted read-only as the running root.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from abupdate.release.bundle import receive
 from abupdate.release.tag import parse_tag
 from abupdate.run import Sandbox
 from abupdate.store.content import open_commit
-from abupdate.store.materialise import materialise
+from abupdate.store.materialise.apply import materialise
 from abupdate.store.repository import Repository
 from abupdate.update.records import SlotRecord, SlotState
 from abupdate.update.slots import Machine
@@ -115,14 +116,20 @@ class Device:
         shutil.rmtree(self.top)
 
 
-def change_beneath(device: Path, content: bytes) -> None:
-    """Change one byte of a file on a device, beneath its filesystem; `content` is a part of it."""
-    disk = device.read_bytes()
-    at = disk.find(content)
-    assert at >= 0
-    with device.open("r+b", buffering=0) as file:
-        file.seek(at)
-        file.write(bytes([disk[at] ^ 1]))
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def snapshot(device: Device) -> tuple[str, bytes, str]:
+    """What a refused command must not change: slot B, boot state, history and records."""
+    records = subprocess.run(
+        ["find", device.paths.state, "-type", "f", "!", "-path", "*/objects/info/*",
+         "-exec", "sha256sum", "{}", "+"],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    env = device.paths.esp / "grub/grubenv"
+    return hash_of(device.loops[Slot.B]), env.read_bytes(), "\n".join(sorted(records.splitlines()))
 
 
 def make_device(top: Path) -> Device:

@@ -12,9 +12,8 @@ import pytest
 
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
-from tests.slots import loop
+from tests.slots import beneath, loop
 from tests.slots.boot_device import BootDevice
-from tests.slots.device import change_beneath
 
 pytestmark = pytest.mark.skipif(
     not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
@@ -90,7 +89,7 @@ def test_what_was_written_through_a_mount_is_found_and_repaired(
 def test_what_changed_beneath_the_filesystem_is_found_by_a_full_verify(
     device: BootDevice, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_beneath(device.loops[Slot.B], b"the same in all releases\n" * 100)
+    beneath.change_content(device.loops[Slot.B], b"the same in all releases\n" * 100)
     capsys.readouterr()
     assert device.run("install", "--verify", "full", device.top / "3.bundle") == 10
     assert "usr/bin/same: content differs" in capsys.readouterr().err
@@ -113,7 +112,7 @@ def test_what_the_disk_did_not_keep_is_never_armed(
 
     def rot(slot: Path) -> None:
         check(slot)
-        change_beneath(slot, content)
+        beneath.change_content(slot, content)
 
     monkeypatch.setattr(filesystem, "check", rot)
     capsys.readouterr()

@@ -16,8 +16,8 @@ from abupdate.errors import NotTrustedError, SourceError
 from abupdate.events import Events
 from abupdate.store.capture import Captured, capture
 from abupdate.store.content import open_commit
-from abupdate.store.materialise import Written, apply, materialise
-from abupdate.store.plan import plan_from
+from abupdate.store.materialise.apply import Written, apply, materialise
+from abupdate.store.materialise.plan import plan_from
 from abupdate.store.repository import Repository
 from abupdate.store.verify import compare, compare_changed
 from tests.slots import loop

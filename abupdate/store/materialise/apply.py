@@ -18,15 +18,15 @@ from pathlib import Path
 from abupdate.errors import DeviceFaultError, NoSpaceError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.store.audit import plan_for_slot
 from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH, CommitContent
 from abupdate.store.manifest import Entry, Kind, escape
+from abupdate.store.materialise.audit import plan_for_slot
+from abupdate.store.materialise.place import make_node, set_metadata, write_file
+from abupdate.store.materialise.plan import Plan
+from abupdate.store.materialise.removal import remove, unprotect_file
+from abupdate.store.materialise.writers import write_files
 from abupdate.store.paths import Directories, directories
-from abupdate.store.place import make_node, set_metadata, write_file
-from abupdate.store.plan import Plan
-from abupdate.store.removal import remove, unprotect_file
 from abupdate.store.repository import Repository
-from abupdate.store.writers import write_files
 
 # What a path that is missing, or is there, or is of another kind leads to.
 _NOT_AS_PLANNED = (

@@ -16,9 +16,9 @@ from abupdate.events import Events
 from abupdate.store.changes import Change
 from abupdate.store.content import CommitContent
 from abupdate.store.manifest import Entry, Kind
+from abupdate.store.materialise.plan import Plan
+from abupdate.store.materialise.removal import unprotect_folder
 from abupdate.store.paths import Directories, Found, directories, hash_file, walk, xattrs
-from abupdate.store.plan import Plan
-from abupdate.store.removal import unprotect_folder
 
 
 def plan_for_slot(target: Path, content: CommitContent, events: Events) -> Plan:

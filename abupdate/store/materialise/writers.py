@@ -21,9 +21,9 @@ from pathlib import Path
 from abupdate.errors import DeviceFaultError
 from abupdate.store.content import read_blobs
 from abupdate.store.manifest import Entry, Kind
+from abupdate.store.materialise.place import make_symlink, write_file
+from abupdate.store.materialise.plan import Files
 from abupdate.store.paths import directories
-from abupdate.store.place import make_symlink, write_file
-from abupdate.store.plan import Files
 from abupdate.store.repository import ObjectReader, Repository
 
 # More write no faster: git inflates on one core, and the other writes. Each takes 15 MB.

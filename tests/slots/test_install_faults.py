@@ -1,0 +1,213 @@
+"""What goes wrong in the middle of an install: the other slot still boots, nothing is armed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from abupdate import failpoints
+from abupdate.boot.state import Ustate
+from abupdate.disk import filesystem
+from abupdate.disk.filesystem import read_superblock
+from abupdate.disk.layout import Slot
+from abupdate.store.materialise import writers
+from tests.slots import beneath, loop
+from tests.slots.device import SLOT_SIZE, Device
+
+pytestmark = pytest.mark.skipif(
+    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
+)
+
+# What happens between the lock and the last write of an install, in its order.
+INSTALL_POINTS = [
+    "locked",
+    "source-opened",
+    "quarantined",
+    "trusted",
+    "joined",
+    "intent-recorded",
+    "begin-backup-written",
+    "state-primary-written",
+    "begun",
+    "slot-relabelled",
+    "slot-mounted",
+    "materialise-half",
+    "materialised",
+    "synced",
+    "unmounted",
+    "cache-dropped",
+    "checked",
+    "read-back",
+    "etc-merged",
+    "label-restored",
+    "slot-recorded",
+    "armed",
+]
+
+
+@pytest.fixture
+def device(plain_device: Device) -> Device:
+    """Release 1 in A, nothing in B."""
+    return plain_device
+
+
+def run_apart(
+    device: Device, failpoint: str, *argv: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, that dies at a failpoint."""
+    loops = {str(slot): str(path) for slot, path in device.loops.items()}
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from abupdate.disk.layout import Slot\nfrom tests.slots.device import Device\n"
+        f"loops = {{Slot(name): Path(path) for name, path in {loops!r}.items()}}\n"
+        f"device = Device(Path({str(device.top)!r}), loops, Slot({str(device.booted)!r}))\n"
+        "sys.exit(device.run(*sys.argv[1:]))\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, argv)],
+        env={**os.environ, failpoints.VARIABLE: failpoint},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+
+
+@pytest.mark.row("S62")
+@pytest.mark.parametrize("point", INSTALL_POINTS)
+def test_killed_anywhere_the_old_slot_boots_and_a_rerun_ends_well(
+    device: Device, point: str
+) -> None:
+    done = run_apart(device, f"{point}:kill", "install", device.top / "2.bundle")
+    assert done.returncode == -9, done.stderr
+    state = device.state()
+    assert state.slot == "A"
+    assert "A" in state.good
+    assert "B" not in state.good
+    superblock = read_superblock(device.loops[Slot.B])
+    if state.ustate == Ustate.INSTALLED:
+        # Only a slot that is complete is ever armed.
+        assert point in ("armed", "state-primary-written")
+        assert device.run("verify", "B") == 0
+    elif superblock is not None and superblock.label == "rootB":
+        assert point in ("label-restored", "slot-recorded", "begin-backup-written")
+    assert device.run("install", device.top / "2.bundle") == 0
+    assert device.state().trial == "B"
+    assert device.run("verify", "B") == 0
+    assert list((device.paths.state / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("point", ["begun", "materialise-half", "read-back", "label-restored"])
+def test_an_error_leaves_the_slot_unarmed_and_unmounted(
+    device: Device, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    monkeypatch.setenv(failpoints.VARIABLE, f"{point}:error")
+    assert device.run("install", device.top / "2.bundle") == 11
+    monkeypatch.delenv(failpoints.VARIABLE)
+    assert not os.path.ismount(device.paths.runtime / "slot")
+    state = device.state()
+    assert (state.slot, state.good, state.trial) == ("A", "Ax", "x")
+    history = device.machine.records.history()
+    assert history[-1].event == "install-failed"
+    assert device.run("install", device.top / "2.bundle") == 0
+
+
+def assert_not_armed(device: Device) -> None:
+    """The booted slot boots next, and the other is out of `good` and not mounted."""
+    state = device.state()
+    assert (state.slot, state.good, state.trial) == ("A", "Ax", "x")
+    assert not os.path.ismount(device.paths.runtime / "slot")
+
+
+BENEATH: dict[str, tuple[str, beneath.Place]] = {
+    "data": ("usr/bin/tool", beneath.content),
+    "attribute": ("usr/bin/ping", beneath.attributes),
+    "symlink": ("usr/bin/sh", beneath.short_symlink),
+    "inode of a file": ("usr/bin/su", beneath.mode),
+    "inode of a folder": ("etc", beneath.mode),
+}
+
+
+@pytest.mark.parametrize("verify", ["written", "full"])
+@pytest.mark.parametrize("what", BENEATH)
+def test_what_the_disk_did_not_keep_is_never_armed(
+    device: Device,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    verify: str,
+) -> None:
+    """Whatever is damaged after the write, with the filesystem's own check not looking."""
+    path, place = BENEATH[what]
+    monkeypatch.setattr(filesystem, "check", lambda slot: beneath.change(slot, place(slot, path)))
+    capsys.readouterr()
+    assert device.run("install", "--verify", verify, device.top / "2.bundle") == 10
+    assert f"{path}: " in capsys.readouterr().err
+    assert_not_armed(device)
+    monkeypatch.undo()
+    assert device.run("install", device.top / "2.bundle") == 0
+    assert device.run("verify", "B") == 0
+
+
+@pytest.mark.parametrize("what", ["attribute", "symlink", "inode of a file", "inode of a folder"])
+def test_the_filesystem_itself_sees_a_damaged_inode(
+    device: Device, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path, place = BENEATH[what]
+    check = filesystem.check
+
+    def rot(slot: Path) -> None:
+        beneath.change(slot, place(slot, path))
+        check(slot)
+
+    monkeypatch.setattr(filesystem, "check", rot)
+    assert device.run("install", device.top / "2.bundle") == 11
+    assert_not_armed(device)
+
+
+def test_an_io_error_in_the_middle_of_writing(
+    device: Device, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The disk beneath slot B has room for its filesystem, but not for what is written."""
+    good = device.loops[Slot.B]
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", tmp_path], check=True)
+    try:
+        image = tmp_path / "image"
+        with image.open("wb") as file:
+            file.truncate(SLOT_SIZE)
+        device.loops[Slot.B] = loop.attach(image, 0, SLOT_SIZE)
+        try:
+            loop.make_ext4(device.loops[Slot.B], Slot.B.unfinished_label)
+            with (tmp_path / "rest").open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            capsys.readouterr()
+            assert device.run("install", device.top / "2.bundle") == 11
+            said = capsys.readouterr().err
+            assert "Input/output error" in said, said
+            assert "Traceback" not in said
+            assert_not_armed(device)
+        finally:
+            loop.detach(device.loops[Slot.B])
+    finally:
+        device.loops[Slot.B] = good
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_writer_that_dies(
+    device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed by the kernel, as when memory runs out."""
+    monkeypatch.setattr(writers, "write_file", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    capsys.readouterr()
+    assert device.run("install", device.top / "2.bundle") == 11
+    assert "A writer ended in the middle of its work" in capsys.readouterr().err
+    assert_not_armed(device)
+    monkeypatch.undo()
+    assert device.run("install", device.top / "2.bundle") == 0
