@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from heapq import merge
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from abupdate.events import Events
 from abupdate.store import manifest
@@ -24,10 +27,17 @@ from abupdate.store.paths import (
     entry_of,
     hash_file,
     kind_of,
+    open_file,
     walk,
 )
+from abupdate.store.workers import WORKERS, Progress, share
 
 _SHOWN = 5
+# How far the disk is asked ahead of what is read: enough to keep it busy, and little memory.
+_AHEAD_FILES = 32
+_AHEAD_BYTES = 1 << 20
+# Paths that one process reads before it leaves the next ones to another.
+_PIECE = 256
 
 
 @dataclass(frozen=True)
@@ -55,28 +65,21 @@ def compare(target: Path, content: Described, events: Events) -> list[Difference
     """
     folders: set[bytes] = set()
     unread: dict[bytes, OSError] = {}
-    expected = _whole(content, folders)
-    with directories(target) as opened:
-        reading = _Reading(opened, events, target)
+    missing, differences = [], []
+    progress = _Progress(events, _used(target))
+    with directories(target) as opened, directories(target) as ahead:
+        reading = _Reading(opened, progress.add)
         # A folder is looked into once the release was seen to have it.
         found = walk(target, folders.__contains__, unread.__setitem__)
-        missing, differences = [], []
-        wanted = next(expected, None)
-        for path in found:
-            while wanted is not None and wanted.path < path.path:
-                missing.append(wanted.path)
-                wanted = next(expected, None)
-            if wanted is None or wanted.path != path.path:
+        for entry, path in _asked_ahead(_beside(_whole(content, folders), found), ahead):
+            if entry is None:
+                assert path is not None
                 differences.append(Difference(path.path, "is not in the release"))
-                continue
-            what = reading.difference(wanted, path)
-            if what is not None:
-                differences.append(Difference(path.path, what))
-            wanted = next(expected, None)
-        while wanted is not None:
-            missing.append(wanted.path)
-            wanted = next(expected, None)
-        reading.end()
+            elif path is None:
+                missing.append(entry.path)
+            elif (what := reading.difference(entry, path)) is not None:
+                differences.append(Difference(entry.path, what))
+    progress.end()
     for place, error in unread.items():
         differences.append(Difference(place, f"cannot be read ({error.strerror})"))
     # What lies below a folder that cannot be read is not missing, as far as anybody knows.
@@ -85,15 +88,33 @@ def compare(target: Path, content: Described, events: Events) -> list[Difference
         for path in missing
         if unread.keys().isdisjoint(_and_above(path))
     ]
-    return sorted(differences, key=lambda difference: difference.path)
+    return sorted(differences, key=_by_path)
 
 
 def compare_changed(target: Path, plan: Plan, events: Events) -> list[Difference]:
     """`compare` for what a plan wrote, made or mended only."""
+    changed = plan.changed()
+    pieces = [range(at, min(at + _PIECE, len(changed))) for at in range(0, len(changed), _PIECE)]
+    work = [
+        (changed[index] for piece in pieces[number::WORKERS] for index in piece)
+        for number in range(min(WORKERS, len(pieces)))
+    ]
+    progress = _Progress(events, plan.size)
+    own = partial(_differences, target, _own(plan))
+    found = share(
+        [own, *(partial(_differences, target, entries) for entries in work)],
+        lambda size, _: progress.add(size),
+    )
+    progress.end()
+    return sorted(chain.from_iterable(found), key=_by_path)
+
+
+def _differences(target: Path, entries: Iterable[Entry], done: Progress) -> list[Difference]:
+    """What of these paths is not as it should be; they are in the order in which folders lie."""
     differences = []
-    with directories(target) as opened:
-        reading = _Reading(opened, events, target, plan.size)
-        for entry in chain(plan.changed(), _own(plan)):
+    with directories(target) as opened, directories(target) as ahead:
+        reading = _Reading(opened, lambda size: done(size, 0))
+        for entry, _ in _asked_ahead(((entry, None) for entry in entries), ahead):
             try:
                 if entry.target is not None:
                     reading.know(entry.target)
@@ -108,8 +129,72 @@ def compare_changed(target: Path, plan: Plan, events: Events) -> list[Difference
             what = reading.difference(entry, Found(entry.path, kind_of(status), status))
             if what is not None:
                 differences.append(Difference(entry.path, what))
-        reading.end()
     return differences
+
+
+_Pair = tuple[Entry | None, Found | None]
+_P = TypeVar("_P", bound=_Pair)
+
+
+def _beside(expected: Iterator[Entry], found: Iterator[Found]) -> Iterator[_Pair]:
+    """What is expected with what was found at the same path; both are sorted by path."""
+    wanted = next(expected, None)
+    for path in found:
+        while wanted is not None and wanted.path < path.path:
+            yield wanted, None
+            wanted = next(expected, None)
+        if wanted is None or wanted.path != path.path:
+            yield None, path
+            continue
+        yield wanted, path
+        wanted = next(expected, None)
+    while wanted is not None:
+        yield wanted, None
+        wanted = next(expected, None)
+
+
+def _asked_ahead(pairs: Iterable[_P], opened: Directories) -> Iterator[_P]:
+    """The same, with the beginnings of the next files asked of the disk: it is slower than we.
+
+    `opened` is for nothing else, since it goes ahead.
+    """
+    waiting: deque[_P] = deque()
+    for pair in pairs:
+        entry = pair[0]
+        if entry is not None and entry.kind is Kind.FILE:
+            with suppress(OSError):  # told where it is read
+                file = open_file(*opened.parent(entry.path))
+                try:
+                    os.posix_fadvise(file, 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(file)
+        waiting.append(pair)
+        if len(waiting) > _AHEAD_FILES:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _used(target: Path) -> int:
+    filesystem = os.statvfs(target)
+    return (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize
+
+
+class _Progress:
+    """Adds up what was read, and tells it."""
+
+    def __init__(self, events: Events, total: int) -> None:
+        self._events = events
+        self._total = total
+        self._read = 0
+
+    def add(self, size: int) -> None:
+        """So many bytes more; of files that changed meanwhile it may be too many."""
+        self._read += size
+        self._events.progress(min(self._read, self._total), self._total)
+
+    def end(self) -> None:
+        """All was read."""
+        self._events.progress(self._total, self._total)
 
 
 class Described(Protocol):
@@ -140,7 +225,7 @@ def _whole(content: Described, folders: set[bytes]) -> Iterator[Entry]:
         yield entry
 
 
-def _by_path(entry: Entry) -> bytes:
+def _by_path(entry: Entry | Difference) -> bytes:
     return entry.path
 
 
@@ -155,15 +240,9 @@ def _own(content: Described) -> Iterator[Entry]:
 class _Reading:
     """Reads paths of a slot and says what is not as it should be."""
 
-    def __init__(
-        self, opened: Directories, events: Events, target: Path, total: int | None = None
-    ) -> None:
+    def __init__(self, opened: Directories, tell: Callable[[int], None]) -> None:
         self._opened = opened
-        self._events = events
-        filesystem = os.statvfs(target)
-        used = (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize
-        self._total = used if total is None else total
-        self._read = 0
+        self._tell = tell
         self._first: dict[tuple[int, int], bytes] = {}
 
     def know(self, path: bytes) -> None:
@@ -191,15 +270,7 @@ class _Reading:
         return "; ".join(_words(entry, actual))
 
     def _hashed(self, found: Found) -> Callable[[int, bytes], tuple[int, str]]:
-        return lambda fd, name: (found.status.st_size, hash_file(fd, name, self._progress))
-
-    def _progress(self, size: int) -> None:
-        self._read += size
-        self._events.progress(min(self._read, self._total), self._total)
-
-    def end(self) -> None:
-        """All was read."""
-        self._events.progress(self._total, self._total)
+        return lambda fd, name: (found.status.st_size, hash_file(fd, name, self._tell))
 
 
 def _words(entry: Entry, actual: Entry) -> Iterator[str]:

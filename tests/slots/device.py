@@ -47,6 +47,7 @@ class Device:
     top: Path
     loops: dict[Slot, Path] = field(default_factory=dict)
     booted: Slot = Slot.A
+    slot_size: int = SLOT_SIZE
 
     @property
     def paths(self) -> Paths:
@@ -77,7 +78,7 @@ class Device:
                 partuuid=PARTUUIDS[slot],
                 label=superblock.label if superblock else None,
                 uuid=superblock.uuid if superblock else None,
-                size=SLOT_SIZE,
+                size=self.slot_size,
             )
         return BootDisk(self.top / "disk", tuple(parts.values()), parts[self.booted])
 
@@ -107,12 +108,16 @@ class Device:
         if os.path.ismount(self.paths.root):
             subprocess.run(["umount", self.paths.root], check=True)
 
-    def close(self) -> None:
+    def free(self) -> None:
+        """Free what the kernel holds."""
         for mountpoint in (self.paths.runtime / "slot", self.paths.root):
             if os.path.ismount(mountpoint):
                 subprocess.run(["umount", mountpoint], check=True)
         for device in self.loops.values():
             loop.detach(device)
+
+    def close(self) -> None:
+        self.free()
         shutil.rmtree(self.top)
 
 
@@ -132,9 +137,9 @@ def snapshot(device: Device) -> tuple[str, bytes, str]:
     return hash_of(device.loops[Slot.B]), env.read_bytes(), "\n".join(sorted(records.splitlines()))
 
 
-def make_device(top: Path) -> Device:
+def make_device(top: Path, slot_size: int = SLOT_SIZE) -> Device:
     """A device with release 1 running in slot A, and nothing in slot B."""
-    device = Device(top)
+    device = Device(top, slot_size=slot_size)
     for folder in ("root", "data/etc/A/upper", "data/etc/A/work", "esp/grub", "run"):
         (top / folder).mkdir(parents=True)
     device.publish("keygen", "--out", top / "keys")
@@ -152,9 +157,10 @@ def make_device(top: Path) -> Device:
 def _make_slots(device: Device) -> None:
     disk = device.top / "disk"
     with disk.open("wb") as file:
-        file.truncate(loop.OFFSET + 2 * SLOT_SIZE)
+        file.truncate(loop.OFFSET + 2 * device.slot_size)
     for number, slot in enumerate(Slot):
-        device.loops[slot] = loop.attach(disk, loop.OFFSET + number * SLOT_SIZE, SLOT_SIZE)
+        offset = loop.OFFSET + number * device.slot_size
+        device.loops[slot] = loop.attach(disk, offset, device.slot_size)
         label = slot.label if slot is Slot.A else slot.unfinished_label
         loop.make_ext4(device.loops[slot], label)
 

@@ -18,10 +18,11 @@ def have_loop_devices() -> bool:
     return os.geteuid() == 0 and Path("/dev/loop-control").exists()
 
 
-def attach(image: Path, offset: int, size: int) -> Path:
+def attach(image: Path, offset: int, size: int, *options: str) -> Path:
     """A loop device for a part of a file."""
+    where = ["--offset", str(offset), "--sizelimit", str(size)]
     done = subprocess.run(
-        ["losetup", "--find", "--show", "--offset", str(offset), "--sizelimit", str(size), image],
+        ["losetup", "--find", "--show", *where, *options, image],
         check=True,
         capture_output=True,
         text=True,

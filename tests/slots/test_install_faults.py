@@ -207,7 +207,7 @@ def test_a_writer_that_dies(
     monkeypatch.setattr(writers, "write_file", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     capsys.readouterr()
     assert device.run("install", device.top / "2.bundle") == 11
-    assert "A writer ended in the middle of its work" in capsys.readouterr().err
+    assert "A process ended in the middle of its work" in capsys.readouterr().err
     assert_not_armed(device)
     monkeypatch.undo()
     assert device.run("install", device.top / "2.bundle") == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from abupdate.store import manifest
@@ -29,9 +30,13 @@ class Offsets:
         """Add the entry whose line begins there."""
         self._offsets.append(offset)
 
-    def sort(self) -> None:
-        """By path."""
-        self._offsets = array("Q", sorted(self._offsets))
+    def fill(self, offsets: Iterable[int]) -> None:
+        """Become these, sorted by path and each once."""
+        self._offsets = array("Q", sorted(set(offsets)))
+
+    def offsets(self) -> Iterable[int]:
+        """Where the lines begin."""
+        return self._offsets
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -97,36 +102,21 @@ class Plan:
         made = len(self.folders) + len(self.files) + len(self.nodes) + len(self.links)
         return self.manifest.count(b"\n") - 1 - made
 
-    def changed(self) -> Iterator[Entry]:
+    def changed(self) -> Offsets:
         """All that is made, written or mended, sorted by path."""
         every = Offsets(self.manifest)
-        for group in (
-            self.folders,
-            self.files,
-            self.nodes,
-            self.links,
-            self.mend,
-            self.retime,
-            self.finish,
-        ):
-            for offset in group._offsets:
-                every.append(offset)
-        every.sort()
-        last = None
-        for entry in every:
-            if last is None or entry.path != last:
-                yield entry
-            last = entry.path
+        groups = (
+            self.folders, self.files, self.nodes, self.links, self.mend, self.retime, self.finish,
+        )  # fmt: skip
+        every.fill(chain.from_iterable(group.offsets() for group in groups))
+        return every
 
     def take(self, changes: Iterable[Change]) -> Plan:
         """Add all changes; the plan is complete then."""
         for change in changes:
             self._add(change)
-        wanted = {self.checks.directories[path] for path in self._touched
-                  if path in self.checks.directories}  # fmt: skip
-        for offset in wanted:
-            self.finish.append(offset)
-        self.finish.sort()
+        known = self.checks.directories
+        self.finish.fill(known[path] for path in self._touched if path in known)
         return self
 
     def _add(self, change: Change) -> None:
