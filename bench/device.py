@@ -77,10 +77,10 @@ def restore(found: Device, made: Path, state: str) -> None:
     os.sync()
 
 
-def install(found: Device, bundle: Path, *options: str) -> Command:
+def install(found: Device, *words: str | Path) -> Command:
     """The command line of an install on the device."""
-    words = [found.top, *found.loops.values(), "install", *options, bundle]
-    return (sys.executable, "-m", "bench.device", *map(str, words))
+    where = [found.top, *found.loops.values()]
+    return (sys.executable, "-m", "bench.device", *where, "install", *words)
 
 
 def _make(path: Path, tars: dict[str, Path]) -> None:

@@ -23,27 +23,29 @@ class Sample:
     written: int
 
 
-def timed(slot: Slot, commands: Sequence[Command], mounted: bool) -> Sample:
-    """Run commands one after the other, and sync the slot where it is mounted. Raises."""
+def timed(slot: Slot, commands: Sequence[Command], synced: bool) -> Sample:
+    """Run commands one after the other, and sync the slot where that is wanted. Raises."""
     before, start = slot.written(), time.monotonic()
     for command in commands:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    if mounted:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if synced:
         slot.sync()
     seconds = time.monotonic() - start
     return Sample(seconds, slot.written() - before)
 
 
-def peak_memory(commands: Sequence[Command]) -> int:
+def peak_memory(commands: Sequence[Command], service: int | None = None) -> int:
     """The highest sum of PSS (bytes) of a command's whole process tree, sampled.
 
-    Not in a timed round: looking costs time.
+    `service` is one more process that works for it. Not in a timed round:
+    looking costs time.
     """
     peak = 0
     for command in commands:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        tops = [process.pid] if service is None else [process.pid, service]
         while process.poll() is None:
-            peak = max(peak, sum(map(_pss, _tree(process.pid))))
+            peak = max(peak, sum(_pss(pid) for top in tops for pid in _tree(top)))
             time.sleep(_SAMPLE_SECONDS)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)

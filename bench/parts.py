@@ -18,10 +18,12 @@ from abupdate.events import Events
 from abupdate.run import Argument, run
 from abupdate.store.capture import capture
 from abupdate.store.repository import Repository
-from bench import trees
+from bench import device, image_updaters, trees
+from bench.device import Bundles
 
 _LONG = 1800.0
 _LARGE = 1 << 34
+_VERSION = 2  # of how parts are made
 XATTRS = ("--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner")
 
 
@@ -35,8 +37,13 @@ class Parts:
     commits: dict[str, str]
     checkout: Path
     ostree: Path
+    ostree_delta: Path
+    ostree_new: str
     casync: Path
     image: Path
+    images: image_updaters.Bundles
+    device: Path
+    bundles: Bundles
 
 
 def build(say: Callable[[str], None]) -> Parts:
@@ -53,13 +60,22 @@ def build(say: Callable[[str], None]) -> Parts:
         "bench-store", tuple(tar.name for tar in both), "", lambda p: _store(p, tars)
     )
     commits = dict(line.split() for line in (store / "commits").read_text().splitlines())
+    say("abupdate's device and bundles")
+    made, bundles = device.build(tars)
     say("git's, ostree's and casync's stores; the image")
+    ostree, image = _both("ostree", unpacked, _ostree), _both("image", unpacked, _image)
+    say("RAUC's and SWUpdate's bundles")
     return Parts(
         tars, unpacked, store / "store.git", commits,
         checkout=_both("checkout", unpacked, _checkout),
-        ostree=_both("ostree", unpacked, _ostree),
+        ostree=ostree / "repo",
+        ostree_delta=ostree / "delta",
+        ostree_new=(ostree / "new").read_text(),
         casync=_both("casync", unpacked, _casync),
-        image=_both("image", unpacked, _image),
+        image=image,
+        images=image_updaters.build(image / "new.ext4"),
+        device=made,
+        bundles=bundles,
     )  # fmt: skip
 
 
@@ -69,7 +85,7 @@ def _cached(kind: str, source: Path, make: Callable[[Path, Path], None]) -> Path
 
 def _both(kind: str, made: dict[str, Path], make: Callable[[Path, dict[str, Path]], None]) -> Path:
     names = tuple(path.name for path in made.values())
-    return cache.cached(f"bench-{kind}", names, "", lambda path: make(path, made))
+    return cache.cached(f"bench-{kind}", (*names, _VERSION), "", lambda path: make(path, made))
 
 
 def _unpack(path: Path, tar: Path) -> None:
@@ -112,17 +128,23 @@ def _checkout(path: Path, made: dict[str, Path]) -> None:
 
 
 def _ostree(path: Path, made: dict[str, Path]) -> None:
-    """The publisher's repository, in the form that is served."""
+    """The publisher's repository, in the form that is served, and a delta as one file."""
     path.mkdir()
-    run(["ostree", f"--repo={path}", "init", "--mode=archive"])
+    repo = f"--repo={path / 'repo'}"
+    run(["ostree", repo, "init", "--mode=archive"])
     for which, tree in made.items():
         with tempfile.TemporaryDirectory(dir=path.parent) as name:
             # OSTree has no device nodes: it takes a tree without them.
             plain = Path(name) / "tree"
             run(["cp", "-a", tree, plain], timeout=_LONG)
             shutil.rmtree(plain / "dev")
-            run(["ostree", f"--repo={path}", "commit", "-b", which, f"--tree=dir={plain}"],
-                timeout=_LONG)  # fmt: skip
+            run(["ostree", repo, "commit", "-b", which, f"--tree=dir={plain}"], timeout=_LONG)
+    commits = {which: run(["ostree", repo, "rev-parse", which]).stdout.decode().strip()
+               for which in made}  # fmt: skip
+    run(["ostree", repo, "static-delta", "generate", f"--from={commits['old']}",
+         f"--to={commits['new']}", "--min-fallback-size=0", "--inline",
+         f"--filename={path / 'delta'}"], timeout=_LONG)  # fmt: skip
+    (path / "new").write_text(commits["new"])
 
 
 def _casync(path: Path, made: dict[str, Path]) -> None:

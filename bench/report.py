@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.measure import Sample, median
-from bench.methods import Method
+from bench.methods import FULL, INSTALL, UPDATE, Method
 
-_MEASURE = {"full": "tar x", "update": "rsync --delete"}
+_MEASURE = {FULL: "tar x", UPDATE: "rsync --delete", INSTALL: "RAUC, gzip bundle"}
 
 
 def collect(

@@ -64,6 +64,11 @@ class Device:
         return Machine(self.paths, self._disk, Sandbox(NOBODY))
 
     @property
+    def other(self) -> Path:
+        """The device of the slot that is not booted."""
+        return self.loops[self.booted.other]
+
+    @property
     def publisher(self) -> Path:
         return self.top / "publisher"
 
