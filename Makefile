@@ -41,8 +41,8 @@ test-grub-all: install-tools
 	PYTHONPATH=qemu $(BIN)/python -m tests.grub.sweep --all $(ARGS)
 
 # abupdate beside its peers on real ext4, as root; half an hour, and ten minutes more the first time.
-bench: install-tools .cache/bench-apt.stamp
-	PYTHONPATH=qemu $(BIN)/python -m bench --out .cache/bench.json $(ARGS)
+bench: install-tools .cache/bench-apt.stamp $(VENV)/bench-stamp
+	PYTHONPATH=qemu $(BIN)/python -m bench --out .cache/bench.json --plot .cache/bench.svg $(ARGS)
 
 lint: install-tools
 	$(BIN)/pytest tests/unit/test_style.py
@@ -54,6 +54,7 @@ docs: install-tools
 	$(BIN)/python -m tests.schema
 	$(BIN)/python -m tests.boot_docs
 	PYTHONPATH=qemu $(BIN)/python -m tests.grub.boot_by_boot
+	PYTHONPATH=qemu $(BIN)/python -m bench.report
 
 install-tools: .cache/apt.stamp $(VENV)/stamp
 
@@ -75,6 +76,10 @@ install-tools: .cache/apt.stamp $(VENV)/stamp
 $(VENV)/stamp: pyproject.toml .cache/apt.stamp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,web]'
+	@touch $@
+
+$(VENV)/bench-stamp: $(VENV)/stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 clean:

@@ -8,43 +8,64 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cache
 
-from bench import device, methods, parts, report
+from bench import device, growth, methods, parts, plot, report
 from bench.measure import Sample, peak_memory, timed
 from bench.methods import Method
 from bench.slot import slot
 
 _SLOT = 2400 << 20
+_GROWTH = "growth"
 
 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each method")
-    parser.add_argument("--only", default="", help="methods or groups, separated by commas")
+    parser.add_argument("--only", default="",
+                        help=f"methods or groups ({', '.join(report.GROUPS)}, {_GROWTH}), "
+                        "separated by commas")  # fmt: skip
     parser.add_argument("--out", type=Path, help="file for the results as JSON")
+    parser.add_argument("--plot", type=Path, help="file for them as a picture (SVG)")
     arguments = parser.parse_args()
     if missing := methods.missing_programs():
         parser.error(f"not installed: {', '.join(missing)}; `make bench` installs them")
-    only = set(filter(None, arguments.only.split(",")))
-    made = parts.build(lambda text: print(f"{text} …", file=sys.stderr, flush=True))
+    results = _measure(set(filter(None, arguments.only.split(","))), arguments.rounds)
+    print(report.text(results))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    if arguments.plot is not None and results["methods"]:
+        plot.draw(results, arguments.plot)
+    return 0
+
+
+def _measure(only: set[str], rounds: int) -> dict[str, Any]:
+    made = parts.build(_say)
     folder = cache.directory() / "bench-run"
     folder.mkdir(exist_ok=True)
     with slot(folder, "target", _SLOT) as target, device.device(made.device) as installing:
-        every = methods.all_of(made, target, installing, folder)
+        every = methods.all_of(made, target, installing)
         wanted = [m for m in every if not only or {m.name, m.group} & only]
-        samples = _rounds(wanted, arguments.rounds)
+        samples = _rounds(wanted, rounds)
         memory = {}
         for method in wanted:
+            _say(f"memory of {method.name}")
             with method.ready() as service:
                 memory[method.name] = peak_memory(method.commands, service)
-    result = report.collect(wanted, samples, memory)
-    print(report.table(result))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+        results: dict[str, Any] = {
+            "changed": made.changed,
+            "methods": report.collect(wanted, samples, memory),
+        }
+        if not only or _GROWTH in only:
+            results["growth"] = growth.measure(target, rounds, _say)
+    return results
+
+
+def _say(what: str) -> None:
+    print(f"{what} …", file=sys.stderr, flush=True)
 
 
 def _rounds(wanted: Sequence[Method], rounds: int) -> dict[str, list[Sample]]:

@@ -27,7 +27,9 @@ def timed(slot: Slot, commands: Sequence[Command], synced: bool) -> Sample:
     """Run commands one after the other, and sync the slot where that is wanted. Raises."""
     before, start = slot.written(), time.monotonic()
     for command in commands:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr}")
     if synced:
         slot.sync()
     seconds = time.monotonic() - start

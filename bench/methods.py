@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cache
+
 from abupdate.run import run
 from bench import device, image_updaters
 from bench.measure import Command
@@ -41,22 +43,19 @@ class Method:
     lost: str = ""
 
 
-def all_of(parts: Parts, slot: Slot, installing: Device, folder: Path) -> list[Method]:
-    """Every method, in the order in which they take turns.
-
-    `folder` keeps what they start from.
-    """
-    return [*_writes(parts, slot, folder), *_installs(parts, installing, slot, folder)]
+def all_of(parts: Parts, slot: Slot, installing: Device) -> list[Method]:
+    """Every method, in the order in which they take turns."""
+    return [*_writes(parts, slot), *_installs(parts, installing, slot)]
 
 
-def _writes(parts: Parts, slot: Slot, folder: Path) -> list[Method]:
+def _writes(parts: Parts, slot: Slot) -> list[Method]:
     """Content that is at hand, onto an empty slot or over the older release."""
     target, store = slot.mountpoint, parts.store
     old, new = parts.commits["old"], parts.commits["new"]
     write = (sys.executable, "-m", "bench.write", store)
     git = ("git", "--git-dir", parts.checkout, "--work-tree", target)
     empty = partial(_empty, slot)
-    release = partial(_filled, slot, folder / "release.start", lambda to: _run((*write, old, to)))
+    release = partial(_filled, slot, parts.store, lambda to: _run((*write, old, to)))
     ostree = f"--repo={target}/ostree/repo"
     return [
         Method("tar x", FULL, (("tar", *XATTRS, "-xpf", parts.tars["old"], "-C", target),), slot,
@@ -96,17 +95,17 @@ def _writes(parts: Parts, slot: Slot, folder: Path) -> list[Method]:
             "ostree pull + checkout, update", UPDATE,
             (("ostree", ostree, "pull-local", parts.ostree, "new"),
              ("ostree", ostree, "checkout", "-H", "new", target / "ostree/new")),
-            slot, _with_ostree(parts, slot, folder), lost=_NO_TIMES,
+            slot, _with_ostree(parts, slot), lost=_NO_TIMES,
         ),
         Method("image, update", UPDATE, (_dd(parts.image / "new.ext4", slot),), slot,
                partial(_unmounted, slot), synced=False),
     ]  # fmt: skip
 
 
-def _installs(parts: Parts, on: Device, slot: Slot, folder: Path) -> list[Method]:
+def _installs(parts: Parts, on: Device, slot: Slot) -> list[Method]:
     """From a bundle file to a slot that may be booted, with all that each program checks."""
     bundles, images = parts.bundles, parts.images
-    ours = Slot(on.other, folder)
+    ours = Slot(on.other, on.paths.runtime / "slot")
     target = slot.mountpoint
     ostree = f"--repo={target}/ostree/repo"
 
@@ -136,7 +135,7 @@ def _installs(parts: Parts, on: Device, slot: Slot, folder: Path) -> list[Method
             "OSTree static delta + checkout", INSTALL,
             (("ostree", ostree, "static-delta", "apply-offline", parts.ostree_delta),
              ("ostree", ostree, "checkout", "-H", parts.ostree_new, target / "ostree/new")),
-            slot, _with_ostree(parts, slot, folder), lost=_NO_TIMES,
+            slot, _with_ostree(parts, slot), lost=_NO_TIMES,
         ),
         abupdate("abupdate, delta bundle", device.UPDATE, bundles.delta),
         abupdate("abupdate, full bundle", device.EMPTY, bundles.full),
@@ -158,15 +157,17 @@ def _unmounted(slot: Slot) -> Iterator[None]:
 
 
 @contextmanager
-def _filled(slot: Slot, image: Path, fill: Callable[[Path], None]) -> Iterator[None]:
-    """A slot with something on it, made once."""
-    if not image.exists():
+def _filled(slot: Slot, source: Path, fill: Callable[[Path], None]) -> Iterator[None]:
+    """A slot with something on it, made once of what is in a folder of the cache."""
+
+    def make(path: Path) -> None:
         slot.clear("rootB")
         with slot.mounted():
             fill(slot.mountpoint)
             slot.sync()
-        slot.save(image)
-    slot.fill(image)
+        slot.save(path)
+
+    slot.fill(cache.cached("bench-start", (source.parent.name, source.name), ".ext4", make))
     with slot.mounted():
         yield
 
@@ -177,9 +178,7 @@ def _restored(on: Device, made: Path, state: str) -> Iterator[None]:
     yield
 
 
-def _with_ostree(
-    parts: Parts, slot: Slot, folder: Path
-) -> Callable[[], AbstractContextManager[None]]:
+def _with_ostree(parts: Parts, slot: Slot) -> Callable[[], AbstractContextManager[None]]:
     def fill(to: Path) -> None:
         at = f"--repo={to}/ostree/repo"
         _run(("mkdir", "-p", to / "ostree/repo"))
@@ -187,7 +186,7 @@ def _with_ostree(
         _run(("ostree", at, "pull-local", parts.ostree, "old"))
         _run(("ostree", at, "checkout", "-H", "old", to / "ostree/old"))
 
-    return partial(_filled, slot, folder / "ostree.start", fill)
+    return partial(_filled, slot, parts.ostree, fill)
 
 
 def _run(command: Command) -> None:

@@ -17,6 +17,8 @@ import cache
 from abupdate.events import Events
 from abupdate.run import Argument, run
 from abupdate.store.capture import capture
+from abupdate.store.content import open_commit
+from abupdate.store.materialise.plan import plan_from
 from abupdate.store.repository import Repository
 from bench import device, image_updaters, trees
 from bench.device import Bundles
@@ -29,12 +31,17 @@ XATTRS = ("--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner")
 
 @dataclass(frozen=True)
 class Parts:
-    """Paths of everything, and the commits of both releases in `store`."""
+    """Paths of everything.
+
+    `commits` of both releases in `store`; `changed`: bytes of the files of the
+    newer one that are not in the older one as they are.
+    """
 
     tars: dict[str, Path]
     trees: dict[str, Path]
     store: Path
     commits: dict[str, str]
+    changed: int
     checkout: Path
     ostree: Path
     ostree_delta: Path
@@ -66,7 +73,7 @@ def build(say: Callable[[str], None]) -> Parts:
     ostree, image = _both("ostree", unpacked, _ostree), _both("image", unpacked, _image)
     say("RAUC's and SWUpdate's bundles")
     return Parts(
-        tars, unpacked, store / "store.git", commits,
+        tars, unpacked, store / "store.git", commits, _changed(store / "store.git", commits),
         checkout=_both("checkout", unpacked, _checkout),
         ostree=ostree / "repo",
         ostree_delta=ostree / "delta",
@@ -112,6 +119,11 @@ def _store(path: Path, tars: dict[str, Path]) -> None:
             commits[which] = captured.commit
             (path / f"{which}.pack-size").write_text(str(pack.stat().st_size))
     (path / "commits").write_text("".join(f"{name} {oid}\n" for name, oid in commits.items()))
+
+
+def _changed(store: Path, commits: dict[str, str]) -> int:
+    with open_commit(Repository(store), commits["new"]) as content:
+        return plan_from(content.beside(commits["old"]), content).size
 
 
 def _checkout(path: Path, made: dict[str, Path]) -> None:

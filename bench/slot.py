@@ -25,9 +25,10 @@ class Slot:
         self.device = device
         self.mountpoint = mountpoint
 
-    def clear(self, label: str = "newB") -> None:
+    def clear(self, label: str = "newB", inodes: int | None = None) -> None:
         """A new, empty ext4."""
-        run(["mke2fs", *_MKE2FS, "-L", label, self.device], timeout=120)
+        room = ["-N", str(inodes)] if inodes else []
+        run(["mke2fs", *_MKE2FS, *room, "-L", label, self.device], timeout=120)
 
     def fill(self, image: Path) -> None:
         """Make the device a copy of an image, holes included."""

@@ -1,8 +1,13 @@
-"""abupdate's own writing, as a command of its own: `python -m bench.write STORE COMMIT TARGET`."""
+"""abupdate's own writing, as a command: `python -m bench.write STORE COMMIT TARGET [BASE]`.
+
+`BASE` is the commit that the target holds. With `-` as target it only plans,
+and prints the seconds that this took, and the files and bytes to write.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 from abupdate.events import Events
@@ -13,12 +18,16 @@ from abupdate.store.repository import Repository
 
 
 def main() -> None:
-    """With a fourth word, the commit that the target holds."""
+    """The command."""
     store, commit, target, *base = sys.argv[1:]
     repository = Repository(Path(store))
+    start = time.monotonic()
     with open_commit(repository, commit) as content:
         plan = plan_from(content.beside(base[0]) if base else None, content)
-    apply(plan, repository, Path(target), Events())
+    if target == "-":
+        print(time.monotonic() - start, len(plan.files), plan.size)
+    else:
+        apply(plan, repository, Path(target), Events())
 
 
 if __name__ == "__main__":

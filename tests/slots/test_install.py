@@ -33,7 +33,7 @@ def status(device: Device, capsys: pytest.CaptureFixture[str]) -> dict[str, obje
     return found
 
 
-@pytest.mark.row("S1")
+@pytest.mark.row("S1", "S38")
 def test_an_install_makes_the_other_slot_equal_to_the_commit(
     device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +97,29 @@ def test_confirm_needs_passing_checks_and_resets_the_countdown(
     booted = [commit for name, commit in tags.items() if name.startswith("refs/tags/booted-")]
     assert booted == [found["booted"]["commit"]]  # type: ignore[index]
     assert device.run("confirm") == 3
+
+
+@pytest.mark.row("U16")
+def test_what_an_install_did_is_kept(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = device.top / "2.bundle"
+    assert device.run("install", bundle) == 0
+    capsys.readouterr()
+    assert device.run("history", "--json") == 0
+    entry = json.loads(capsys.readouterr().out)["entries"][-1]
+    detail = entry["detail"]
+    assert (entry["event"], entry["release"], entry["slot"]) == ("installed", "2", "B")
+    assert detail["source"] == str(bundle)
+    assert detail["signer"] == "release"
+    assert detail["transferred"] == bundle.stat().st_size
+    assert detail["written"]["files"] > 10
+    assert detail["written"]["bytes"] > 300_000
+    steps = ["receive", "trust", "plan", "store", "begin", "write", "verify", "etc", "mark", "arm"]
+    assert [step for step in detail["seconds"] if step in steps] == steps
+    assert sum(detail["seconds"].values()) > 0
+    assert device.run("history") == 0
+    said = capsys.readouterr().out
+    assert "installed" in said
+    assert "2" in said
 
 
 def test_rollback_reject_and_history(device: Device, capsys: pytest.CaptureFixture[str]) -> None:

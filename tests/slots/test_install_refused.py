@@ -107,19 +107,33 @@ def test_other_refusals_have_their_code(
     assert snapshot(device) == before
 
 
+@pytest.mark.row("S29")
+@pytest.mark.parametrize(
+    ("options", "size", "says"),
+    [([], ["8M"], "and the slot"), (["-N", "48"], [], "48 inodes")],
+    ids=["bytes", "inodes"],
+)
 def test_a_release_that_does_not_fit_is_refused_before_the_first_write(
-    device: Device, capsys: pytest.CaptureFixture[str]
+    device: Device,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    size: list[str],
+    says: str,
 ) -> None:
-    subprocess.run(["mke2fs", "-q", "-F", "-L", "newB", device.loops[Slot.B], "8M"], check=True)
+    slot = device.loops[Slot.B]
+    subprocess.run(["mke2fs", "-q", "-F", *options, "-L", "newB", slot, *size], check=True)
     large = device.top / "rootfs-large"
     if not large.exists():
         make_rootfs(large, "4")
         (large / "usr/large").write_bytes(os.urandom(12 << 20))
+        for number in range(100):
+            (large / f"etc/{number}").touch()
         make_release(device, large, "4")
-    before = hash_of(device.loops[Slot.B])
+    before = hash_of(slot)
+    capsys.readouterr()
     assert device.run("install", device.top / "4.bundle") == 8
-    assert "MiB" in capsys.readouterr().err
-    assert hash_of(device.loops[Slot.B]) == before
+    assert says in capsys.readouterr().err
+    assert hash_of(slot) == before
     assert device.state().good == "Ax"
 
 

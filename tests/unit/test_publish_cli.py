@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import subprocess
 import tarfile
 from pathlib import Path
@@ -75,6 +76,28 @@ def test_from_a_directory_to_a_bundle_that_is_believed(published: Shell, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {
         *("keys", "r.git", "tree1", "tree2", "full", "delta"),
     }
+
+
+@pytest.mark.row("S21")
+def test_a_delta_with_one_file_more_is_a_hundredth_of_the_whole(
+    published: Shell, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree2"
+    for number in range(1000):
+        path = tree / f"usr/share/{number % 7}/{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(number).randbytes(4096))
+    sizes = []
+    for version, since in (("3", ""), ("4", "--since 3")):
+        assert published.publish(f"commit tree2 --version {version} {GW}") == 0
+        assert published.publish(f"sign --repo r.git --version {version} --key keys/alice") == 0
+        assert (
+            published.publish(f"bundle --repo r.git --version {version} {since} -o b{version}") == 0
+        )
+        sizes.append((tmp_path / f"b{version}").stat().st_size)
+        (tree / "usr/share/more").write_text("one file more\n")
+    assert sizes[1] < sizes[0] / 100, sizes
+    assert published.publish(f"verify b4 {TRUST} --repo r.git") == 0
 
 
 def test_the_log_names_every_release_the_highest_first(published: Shell, tmp_path: Path) -> None:
