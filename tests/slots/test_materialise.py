@@ -98,6 +98,30 @@ def test_what_git_alone_would_lose_survives(bench: Bench) -> None:
     assert (slot / "empty/inside").is_dir()
 
 
+def test_every_process_of_a_read_back_tells_what_it_finds(bench: Bench) -> None:
+    """More paths than one process takes at a time, damaged all over; ours, too."""
+    clear(bench.slot)
+    source = bench.top / "many"
+    for number in range(1500):
+        path = source / f"{number % 13}/{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content {number}")
+    captured = bench.capture(source)
+    with open_commit(bench.repository, captured.commit) as content:
+        plan = plan_from(None, content)
+    apply(plan, bench.repository, bench.slot, Events())
+    assert compare_changed(bench.slot, plan, Events()) == []
+    damaged = [f"{number % 13}/{number}" for number in range(0, 1500, 50)]
+    damaged.append(".abupdate/release.toml")
+    for name in damaged:
+        path = bench.slot / name
+        status = path.stat()
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    found = [str(difference) for difference in compare_changed(bench.slot, plan, Events())]
+    assert found == [f"{name}: content differs" for name in sorted(damaged)]
+
+
 @settings(
     max_examples=60,
     deadline=None,
