@@ -41,7 +41,7 @@ class Bundles:
 
 def build(tars: dict[str, Path]) -> tuple[Path, Bundles]:
     """A folder with the device in both states, and the bundles; cached, minutes the first time."""
-    made = cache.cached("bench-device", (tars["old"].name, tars["new"].name, 2), "",
+    made = cache.cached("bench-device", (tars["old"].name, tars["new"].name, 3), "",
                         lambda path: _make(path, tars))  # fmt: skip
     return made, Bundles(made / "full.bundle", made / "delta.bundle")
 

@@ -64,7 +64,7 @@ def build(say: Callable[[str], None]) -> Parts:
     say("abupdate's store")
     both = (tars["old"], tars["new"])
     store = cache.cached(
-        "bench-store", tuple(tar.name for tar in both), "", lambda p: _store(p, tars)
+        "bench-store", (*(tar.name for tar in both), _VERSION), "", lambda p: _store(p, tars)
     )
     commits = dict(line.split() for line in (store / "commits").read_text().splitlines())
     say("abupdate's device and bundles")

@@ -24,31 +24,10 @@ pytestmark = pytest.mark.skipif(
     not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
 )
 
-# What happens between the lock and the last write of an install, in its order.
-INSTALL_POINTS = [
-    "locked",
-    "source-opened",
-    "quarantined",
-    "trusted",
-    "joined",
-    "intent-recorded",
-    "begin-backup-written",
-    "state-primary-written",
-    "begun",
-    "slot-relabelled",
-    "slot-mounted",
-    "materialise-half",
-    "materialised",
-    "synced",
-    "unmounted",
-    "cache-dropped",
-    "checked",
-    "read-back",
-    "etc-merged",
-    "label-restored",
-    "slot-recorded",
-    "armed",
-]
+# All that an install goes through; the others belong to a confirm.
+INSTALL_POINTS = sorted(
+    failpoints.NAMES - {"state-backup-written", "confirmed", "confirm-recorded"}
+)
 
 
 @pytest.fixture
