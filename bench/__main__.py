@@ -25,15 +25,17 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each method")
-    parser.add_argument("--only", default="",
-                        help=f"methods or groups ({', '.join(report.GROUPS)}, {_GROWTH}), "
-                        "separated by commas")  # fmt: skip
+    parser.add_argument("--only", action="append", default=[], metavar="NAME",
+                        help=f"a method, or a group ({', '.join(report.GROUPS)}, {_GROWTH}); "
+                        "may be given again")  # fmt: skip
     parser.add_argument("--out", type=Path, help="file for the results as JSON")
     parser.add_argument("--plot", type=Path, help="file for them as a picture (SVG)")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("one round at least")
     if missing := methods.missing_programs():
         parser.error(f"not installed: {', '.join(missing)}; `make bench` installs them")
-    results = _measure(set(filter(None, arguments.only.split(","))), arguments.rounds)
+    results = _measure(set(arguments.only), arguments.rounds)
     print(report.text(results))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
@@ -48,6 +50,8 @@ def _measure(only: set[str], rounds: int) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     with slot(folder, "target", _SLOT) as target, device.device(made.device) as installing:
         every = methods.all_of(made, target, installing)
+        if unknown := only - {word for m in every for word in (m.name, m.group)} - {_GROWTH}:
+            raise SystemExit(f"no such method: {', '.join(sorted(unknown))}")
         wanted = [m for m in every if not only or {m.name, m.group} & only]
         samples = _rounds(wanted, rounds)
         memory = {}

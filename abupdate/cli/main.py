@@ -103,7 +103,8 @@ def _told_os_error(error: OSError) -> int:
     code = ExitCode.NO_SPACE if full else ExitCode.DEVICE_FAULT
     if full:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _told(f"{where}{error.strerror}.", None, code)
+    hint = "Free space on the disk that is written to." if full else None
+    return _told(f"{where}{error.strerror}.", hint, code)
 
 
 def _told(message: str, hint: str | None, code: int) -> int:

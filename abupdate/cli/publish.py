@@ -252,9 +252,9 @@ def _rootfs(text: str) -> Path | IO[bytes]:
     if text == "-":
         return sys.stdin.buffer
     path = Path(text)
-    if not path.exists():
+    if not text or not path.exists():
         raise SourceError(
-            f"A root filesystem was expected at {path}, there is nothing.",
+            f"A root filesystem was expected at {text!r}, there is nothing.",
             "Give a directory, a tar file, or - for a tar on standard input.",
         )
     return path

@@ -118,6 +118,12 @@ def commit(
     is signed raises `RefusedError`.
     """
     version = description.version
+    if isinstance(source, Path) and repository.path.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"The repository {repository.path} is inside the root filesystem {source}, and would "
+            "become a part of each release.",
+            "Put it elsewhere.",
+        )
 
     def describe(totals: Totals) -> bytes:
         return format_release_toml(description.release_toml(totals, date))

@@ -126,7 +126,7 @@ def _take_directory(root: Path, writer: _Writer) -> list[str]:
     warnings: list[str] = []
     first_links: dict[tuple[int, int], bytes] = {}
     with directories(root) as opened:
-        for found in walk(root):
+        for found in walk(root, unreadable=_raise_unreadable):
             if found.kind is None:
                 warnings.append(f"{_shown(found.path)}: a socket, left out")
                 continue
@@ -140,7 +140,12 @@ def _take_directory(root: Path, writer: _Writer) -> list[str]:
                 writer.blob(found.path, len(target), [target])
             store = partial(_store_file, writer, found)
             again = None if first in (None, found.path) else first
-            entry = entry_of(found, opened, store, again)
+            try:
+                entry = entry_of(found, opened, store, again)
+            except BrokenPipeError:
+                raise  # git's
+            except OSError as error:
+                raise _unreadable(found.path, error) from error
             writer.take(entry._replace(xattrs=without_overlay(entry.xattrs)))
     return warnings
 
@@ -157,9 +162,23 @@ def _store_file(writer: _Writer, found: Found, fd: int, name: bytes) -> tuple[in
         size = found.status.st_size
         sha256 = writer.blob(found.path, size, iter(lambda: file.read(CHUNK), b""))
         now = os.fstat(file.fileno())
-        if (now.st_ino, now.st_mtime_ns) != (found.status.st_ino, found.status.st_mtime_ns):
+        # Not its time alone, which anybody can put back.
+        if (now.st_ino, now.st_ctime_ns) != (found.status.st_ino, found.status.st_ctime_ns):
             raise _changed(found.path)
         return size, sha256
+
+
+def _raise_unreadable(path: bytes, error: OSError) -> None:
+    raise _unreadable(path, error) from error
+
+
+def _unreadable(path: bytes, error: OSError) -> SourceError:
+    if isinstance(error, FileNotFoundError):
+        return _changed(path)
+    return SourceError(
+        f"{_shown(path)} cannot be read: {error.strerror}.",
+        "Run this as root, or give a tar of the root filesystem.",
+    )
 
 
 def _changed(path: bytes) -> SourceError:

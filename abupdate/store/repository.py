@@ -9,6 +9,7 @@ outside, no background work.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -48,6 +49,8 @@ _SETTINGS = (
     "pack.threads=1",
     "transfer.fsckObjects=true",
 )
+# git has many words for a full disk, and often none: less than this free is full.
+_FULL = 64 * 1024
 _CHUNK = 256 * 1024
 _SHA256_DIGITS = 64
 _LONG = 6 * 3600.0
@@ -164,10 +167,7 @@ class Repository:
             try:
                 git.finish(timeout=_LONG)
             except ProgramError as error:
-                if "No space left on device" in error.stderr:
-                    raise NoSpaceError(
-                        f"{self.path} has no room for the bundle.", "Free space on that disk."
-                    ) from error
+                self._raise_if_full(error)
                 raise SourceError(
                     f"The bundle's pack should be whole and sound, but git says: "
                     f"{error.stderr.strip() or error.message}",
@@ -223,15 +223,26 @@ class Repository:
         timeout: float = 120.0,
         ok: Iterable[int] = (0,),
     ) -> Result:
-        """One git command on this repository."""
-        return run(
-            self._argv(*arguments),
-            stdin=stdin,
-            timeout=timeout,
-            env=_ENVIRONMENT,
-            sandbox=self.sandbox,
-            ok=tuple(ok),
-        )
+        """One git command on this repository. Raises `ProgramError`, `NoSpaceError`."""
+        try:
+            return run(
+                self._argv(*arguments),
+                stdin=stdin,
+                timeout=timeout,
+                env=_ENVIRONMENT,
+                sandbox=self.sandbox,
+                ok=tuple(ok),
+            )
+        except ProgramError as error:
+            self._raise_if_full(error)
+            raise
+
+    def _raise_if_full(self, error: ProgramError) -> None:
+        disk = os.statvfs(next(path for path in (self.path, *self.path.parents) if path.exists()))
+        if disk.f_bavail * disk.f_frsize < _FULL or disk.f_favail == 0 < disk.f_files:
+            raise NoSpaceError(
+                f"The disk of {self.path} is full.", "Free space on that disk."
+            ) from error
 
     def as_owner(self, *argv: Argument, stdin: bytes | None = None) -> Result:
         """Another program as the user that owns this repository (moving and syncing files)."""

@@ -9,13 +9,16 @@ names of the machine that made it are refused.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import IO, Protocol, Self
 
 from abupdate.errors import SourceError
+from abupdate.store.compressed import unpacked
 from abupdate.store.manifest import Entry, Kind, escape
 from abupdate.store.paths import CHUNK, OF_THE_FILESYSTEM, without_overlay
 
@@ -63,7 +66,7 @@ class Taker(Protocol):
 
 
 def read_tar(stream: IO[bytes], taker: Taker) -> list[str]:
-    """Give all members of a tar (plain or compressed) to `taker`; warnings for a person.
+    """Give all members of a tar (plain, or gzip, bzip2, xz) to `taker`; warnings for a person.
 
     Raises `SourceError` for what is no tar and for what a tar cannot say faithfully.
     """
@@ -71,8 +74,8 @@ def read_tar(stream: IO[bytes], taker: Taker) -> list[str]:
     plain = 0
     try:
         with tarfile.open(
-            fileobj=stream,
-            mode="r|*",
+            fileobj=(content := unpacked(stream)),
+            mode="r|",
             encoding="utf-8",
             errors="surrogateescape",
             tarinfo=_Member,
@@ -84,11 +87,13 @@ def read_tar(stream: IO[bytes], taker: Taker) -> list[str]:
                 plain += not member.pax_headers
                 taker.take(_entry(tar, member, path, taker))
                 seen.add(path)
-    except (tarfile.TarError, EOFError) as error:
-        raise SourceError(
-            f"A directory or a tar was expected, but the tar cannot be read: {error}.",
-            f"Make it with: {_RIGHT_WAY}",
-        ) from error
+            _require_end(content)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _unreadable(error) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the disk's, not what gzip and bz2 say of content that is damaged
+        raise _unreadable(error) from error
     _require_folders(seen)
     if plain == len(seen):
         return [
@@ -96,6 +101,22 @@ def read_tar(stream: IO[bytes], taker: Taker) -> list[str]:
             "capabilities and parts of a second are already lost"
         ]
     return []
+
+
+def _unreadable(error: Exception) -> SourceError:
+    return SourceError(
+        f"A directory or a tar was expected, but the tar cannot be read: {error}.",
+        f"Make it with: {_RIGHT_WAY}",
+    )
+
+
+def _require_end(content: IO[bytes]) -> None:
+    """Read on to the end: only there a compressed file says whether it is whole."""
+    while chunk := content.read(CHUNK):
+        if chunk.strip(b"\0"):
+            raise SourceError(
+                "The tar goes on after its end, as joined tars do.", "Give one tar with everything."
+            )
 
 
 def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo, path: bytes, taker: Taker) -> Entry:
@@ -174,7 +195,7 @@ def _mtime(member: tarfile.TarInfo) -> int:
 
 def _xattrs(member: tarfile.TarInfo, path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     found = {
-        _bytes(key.removeprefix(_XATTR)): _bytes(value)
+        _bytes(_xattr_name(key.removeprefix(_XATTR))): _bytes(value)
         for key, value in member.pax_headers.items()
         if key.startswith(_XATTR)
     }
@@ -186,6 +207,11 @@ def _xattrs(member: tarfile.TarInfo, path: bytes) -> tuple[tuple[bytes, bytes], 
                 "Make the tar with --xattrs --xattrs-include='*' beside --acls, or without ACLs.",
             )
     return without_overlay(found.items())
+
+
+def _xattr_name(keyword: str) -> str:
+    """As GNU tar and libarchive write it: `=` would end a keyword, so it is escaped."""
+    return keyword.replace("%3D", "=").replace("%25", "%")
 
 
 def _bytes(text: str) -> bytes:

@@ -35,8 +35,8 @@ from abupdate.store.materialise.plan import Plan
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import etc
 from abupdate.update.admit import Release, admit
-from abupdate.update.job import job
-from abupdate.update.prepare import Prepared, prepare
+from abupdate.update.job import job, unstoppable
+from abupdate.update.prepare import Prepared, prepare, refuse_running
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
 from abupdate.update.settle import make_room, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
@@ -87,31 +87,32 @@ def install(
                 work.prepared = prepare(machine, slot, partition, content)
 
         release = admit(machine, source, settings, accept, events)
-        _refuse_if_running(machine, booted, release)
+        refuse_running(machine, booted, release.commit)
         if full_verify is None:
             full_verify = settings.install.verify == "full"
         try:
             written = _write(work, release, full_verify)
-            if arm:
-                with events.step("arm", f"Arm slot {slot}"):
-                    _arm(machine, slot)
-            else:
-                _close_unarmed(machine)
+            with unstoppable():
+                if arm:
+                    with events.step("arm", f"Arm slot {slot}"):
+                        _arm(machine, slot)
+                else:
+                    _close_unarmed(machine)
+                done = Installed(
+                    slot=slot,
+                    release=str(release.version),
+                    commit=release.commit,
+                    signer=release.signer,
+                    armed=arm,
+                    written=written,
+                    audited=work.audited,
+                    transferred=release.transferred,
+                    seconds={name: round(value, 3) for name, value in events.seconds.items()},
+                )
+                _tell_success(machine, done, source_name, events)
         except AbupdateError as error:
             _tell_failure(machine, slot, release, error, events)
             raise
-        done = Installed(
-            slot=slot,
-            release=str(release.version),
-            commit=release.commit,
-            signer=release.signer,
-            armed=arm,
-            written=written,
-            audited=work.audited,
-            transferred=release.transferred,
-            seconds={name: round(value, 3) for name, value in events.seconds.items()},
-        )
-        _tell_success(machine, done, source_name, events)
         return done
 
 
@@ -130,7 +131,7 @@ def arm_installed(machine: Machine, events: Events) -> Slot:
         state = machine.boot_state()
         if state.trial == slot:
             raise NothingToDoError(f"Slot {slot} is armed already.", "Reboot to try it.")
-        with events.step("arm", f"Arm slot {slot}"):
+        with unstoppable(), events.step("arm", f"Arm slot {slot}"):
             settle(machine, state, events)
             _arm(machine, slot)
         return slot
@@ -147,12 +148,6 @@ def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
     filesystem.refuse_if_mounted(partition.device)
     boot.begin(machine.boot_state(), slot, booted.slot)
     return booted, slot, partition
-
-
-def _refuse_if_running(machine: Machine, booted: Booted, release: Release) -> None:
-    record = machine.records.slot(booted.slot) if booted.slot else None
-    if record is not None and record.commit == release.commit:
-        raise NothingToDoError(f"Release {release.version} is what runs now.")
 
 
 @dataclass
@@ -176,7 +171,7 @@ def _write(work: _Work, release: Release, full_verify: bool) -> Written:
     with events.step("begin", f"Take slot {slot} out of use"):
         _begin(machine, work.booted, slot)
         _record_slot(machine, slot, SlotState.WRITING, release)
-        empty = _relabel_unfinished(device, slot)
+        empty = _relabel_unfinished(device, slot, machine.mountpoint)
     # The plan is for what the record proves, or else for an empty slot.
     ready = work.prepared
     planned = ready.plan if ready is not None and ready.proven != empty else None
@@ -218,7 +213,7 @@ def _begin(machine: Machine, booted: Booted, slot: Slot) -> None:
     failpoint("begun")
 
 
-def _relabel_unfinished(device: Path, slot: Slot) -> bool:
+def _relabel_unfinished(device: Path, slot: Slot, mountpoint: Path) -> bool:
     """The label is the commit mark: gone before the first byte of content changes.
 
     Whether a new, empty filesystem had to be made.
@@ -229,6 +224,10 @@ def _relabel_unfinished(device: Path, slot: Slot) -> bool:
         if usable:
             filesystem.relabel(device, label)
             usable = filesystem.repair(device)
+        if usable:
+            # A sound ext4 may still have features that this kernel does not know.
+            with filesystem.mounted(device, mountpoint, _WRITE_OPTIONS):
+                pass
     except ProgramError:
         usable = False
     if not usable:

@@ -48,6 +48,23 @@ def job(runtime: Path, what: str) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def unstoppable() -> Iterator[None]:
+    """For what takes no time and is over with its first write: SIGTERM and SIGINT do nothing.
+
+    A stop that was told as one, after the slot was armed, would be a lie.
+    """
+    before = {
+        number: signal.signal(number, lambda _number, _frame: None)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def running_job(runtime: Path) -> dict[str, object] | None:
     """The record of the job that runs, None without one (a dead holder counts as none)."""
     try:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Partition, Slot
-from abupdate.errors import NoSpaceError, NotTrustedError
+from abupdate.errors import NoSpaceError, NothingToDoError, NotTrustedError
 from abupdate.store.content import CommitContent
 from abupdate.store.manifest import Kind
 from abupdate.store.materialise.plan import Plan, plan_from
 from abupdate.update.records import SlotState
-from abupdate.update.slots import Machine
+from abupdate.update.slots import Booted, Machine
 
 _BLOCK = 4096
 
@@ -51,6 +51,13 @@ def prepare(machine: Machine, slot: Slot, partition: Partition, content: CommitC
     with suppress(NotTrustedError):
         return Prepared(need, plan_from(content.beside(base), content), proven=True)
     return Prepared(need, None, proven=False)
+
+
+def refuse_running(machine: Machine, booted: Booted, commit: str) -> None:
+    """Raise `NothingToDoError` for the release that runs."""
+    record = machine.records.slot(booted.slot) if booted.slot else None
+    if record is not None and record.commit == commit:
+        raise NothingToDoError(f"Release {record.release} is what runs now.")
 
 
 def needed(content: CommitContent) -> Need:

@@ -71,6 +71,11 @@ def test_tells_why_a_release_is_refused(device: BootDevice, capsys: Capsys, tmp_
     assert "refused here: The release needs" in capsys.readouterr().out
 
 
+def test_the_running_release_would_not_be_installed(device: BootDevice, capsys: Capsys) -> None:
+    found = about(device, capsys, "1.bundle")
+    assert found["refused"] == "Release 1 is what runs now."
+
+
 def test_nothing_is_told_of_what_nobody_signed(device: BootDevice, capsys: Capsys) -> None:
     before = everything(device)
     text = device.top / "text.bundle"

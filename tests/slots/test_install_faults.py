@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from abupdate.disk import filesystem
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from abupdate.store.materialise import writers
+from abupdate.update import install as install_module
+from abupdate.update.slots import Machine
 from tests.slots import beneath, loop
 from tests.slots.device import SLOT_SIZE, Device
 
@@ -190,3 +193,56 @@ def test_a_writer_that_dies(
     assert_not_armed(device)
     monkeypatch.undo()
     assert device.run("install", device.top / "2.bundle") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_comes_too_late_is_not_told_as_one(
+    device: Device, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    arm = install_module._arm
+
+    def stopped(machine: Machine, slot: Slot) -> None:
+        arm(machine, slot)
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(install_module, "_arm", stopped)
+    assert device.run("install", device.top / "2.bundle") == 0
+    assert device.state().trial == "B"
+    assert device.machine.records.history()[-1].event == "installed"
+
+
+@pytest.mark.parametrize("features", ["encrypt,casefold", "quota", "project"])
+def test_a_filesystem_that_the_kernel_may_not_know(device: Device, features: str) -> None:
+    slot = device.loops[Slot.B]
+    subprocess.run(["mke2fs", "-q", "-F", "-O", features, "-L", "rootB", slot], check=True)
+    assert device.run("install", device.top / "2.bundle") == 0
+    assert device.run("verify", "B") == 0
+
+
+@pytest.mark.parametrize("free", range(0, 44, 4))
+def test_a_data_partition_without_room(
+    device: Device, capfd: pytest.CaptureFixture[str], free: int
+) -> None:
+    """Wherever it ends: told as such, and nothing is armed or left behind."""
+    data = device.paths.data
+    saved = device.top / "elsewhere"
+    subprocess.run(["cp", "-a", data, saved], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", data], check=True)
+    try:
+        subprocess.run(["cp", "-a", f"{saved}/.", data], check=True)
+        filesystem = os.statvfs(data)
+        left = filesystem.f_bavail * filesystem.f_frsize - (free << 10)
+        (data / "ballast").write_bytes(bytes(left))
+        capfd.readouterr()
+        code = device.run("install", device.top / "3.bundle")
+        said = capfd.readouterr().err
+        assert code in ((8,) if free < 20 else (0, 8)), said
+        assert "Traceback" not in said
+        if code:
+            assert "Free space on" in said
+            assert device.state().trial == "x"
+            assert list((device.paths.state / "spool").iterdir()) == []
+        assert not os.path.ismount(device.paths.runtime / "slot")
+    finally:
+        subprocess.run(["umount", data], check=True)
+        shutil.rmtree(saved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import io
 import lzma
@@ -12,15 +13,18 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
+import abupdate.store.capture as capture_module
 from abupdate.errors import AbupdateError, SourceError
 from abupdate.events import Events
 from abupdate.run import Sandbox
 from abupdate.store.capture import Captured, Totals, capture
 from abupdate.store.content import open_commit
 from abupdate.store.manifest import Entry, Kind
+from abupdate.store.paths import open_file
 from abupdate.store.repository import Repository
 
 # name, type, link target, content, pax headers
@@ -200,6 +204,77 @@ def test_a_compressed_tar_that_is_cut_off(
     for cut in range(0, len(packed) - 200, len(packed) // 25):
         with pytest.raises(SourceError):
             take(repository, packed[:cut])
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress])
+def test_a_compressed_tar_with_a_damaged_bit(
+    repository: Repository, compress: Callable[[bytes], bytes]
+) -> None:
+    """Its checksum is at the end, behind the end of the tar."""
+    random = Random(1)
+    packed = compress(make_tar(*(file(f"f{n}", random.randbytes(900)) for n in range(9))))
+    # The first bytes of gzip are flags and a time, which nothing protects.
+    for _ in range(40):
+        damaged = bytearray(packed)
+        damaged[random.randrange(10, len(packed))] ^= 1 << random.randrange(8)
+        with pytest.raises(SourceError):
+            take(repository, bytes(damaged))
+    with pytest.raises(SourceError, match="goes on after its end"):
+        take(repository, compress(make_tar(file("a")) + make_tar(file("b"))))
+
+
+def test_a_kind_of_compression_that_is_not_read(repository: Repository) -> None:
+    with pytest.raises(SourceError, match="compressed with zstd"):
+        take(repository, b"\x28\xb5\x2f\xfd" + bytes(100))
+
+
+def test_an_attribute_with_an_equals_sign_is_the_same_from_a_tar(
+    repository: Repository, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_text("x")
+    for name in ("user.a=b", "user.50%", "user.%3D"):
+        os.setxattr(tree / "file", name, b"1")
+    packed = subprocess.run(
+        ["tar", "--format=pax", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", tree,
+         "-cf", "-", "."],
+        check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    described = capture(tree, repository, lambda _: b"", Events(), subject="test")
+    assert take(repository, packed).manifest_sha256 == described.manifest_sha256
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    (tmp_path / "tree/etc/shadow").write_text("x")
+
+    def refuse(_fd: int, _name: bytes) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("abupdate.store.capture.open_file", refuse)
+    with pytest.raises(SourceError, match="etc/shadow cannot be read: Permission denied"):
+        capture(tmp_path / "tree", repository, lambda _: b"", Events(), subject="test")
+
+
+def test_a_file_that_was_written_meanwhile_with_its_time_put_back(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tree/file"
+    path.parent.mkdir()
+    path.write_text("old head, old tail")
+
+    def torn(fd: int, name: bytes) -> int:
+        found, status = open_file(fd, name), path.stat()
+        path.write_text("old head, new tail")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return found
+
+    monkeypatch.setattr(capture_module, "open_file", torn)
+    with pytest.raises(SourceError, match="file changed while it was read"):
+        capture(path.parent, repository, lambda _: b"", Events(), subject="test")
 
 
 def test_a_mark_that_an_earlier_capture_left_is_no_obstacle(repository: Repository) -> None:

@@ -304,3 +304,15 @@ def test_a_key_that_cannot_sign_leaves_the_release_unsigned(shell: Shell, tmp_pa
     before = _refs()
     assert shell.publish("sign --repo r.git --version 1 --key missing") == ExitCode.USAGE
     assert _refs() == before
+
+
+def test_an_empty_name_is_not_the_current_folder(shell: Shell) -> None:
+    """As from `"$ROOTFS"` in a script that has not set it."""
+    assert main(["publish", "commit", "", *f"--version 1 {GW}".split()]) == ExitCode.SOURCE
+
+
+def test_a_repository_is_no_part_of_its_releases(shell: Shell, tmp_path: Path) -> None:
+    make_tree(tmp_path, 1)
+    line = "commit tree1 --version 1 --compatible gw --repo tree1/usr/r.git"
+    assert shell.publish(line) == ExitCode.USAGE
+    assert "inside the root filesystem" in shell.err
