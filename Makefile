@@ -14,7 +14,7 @@ help:
 	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
 	@echo "            test-grub-all: every state of the boot rules in real GRUB"
 	@echo "make vm     a virtual machine with a console to log in to"
-	@echo "make bench  beside tar, rsync, git, OSTree, casync and an image, timed"
+	@echo "make bench  beside tar, rsync, OSTree, RAUC, SWUpdate and others, timed"
 	@echo "make rows   what must work, with its tests and their last result"
 	@echo "make docs   the parts of docs/ that come from the code"
 	@echo "make clean  drop built releases and disks; distclean: also what was downloaded, and .venv"
