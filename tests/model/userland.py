@@ -181,6 +181,7 @@ class Userland:
             relabel=relabel,
             read_superblock=superblock,
             repair=sound,
+            mounted=lambda *_: nullcontext(),
             unmount_leftover=nothing,
             refuse_if_mounted=nothing,
         )
