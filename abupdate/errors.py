@@ -105,7 +105,7 @@ class InterruptedByUserError(AbupdateError):
 
 
 class TerminatedError(AbupdateError):
-    """Stopped by SIGTERM."""
+    """Stopped by SIGTERM or SIGHUP."""
 
     exit_code = ExitCode.TERMINATED
 

@@ -71,7 +71,12 @@ def keygen(
 
 @publish.command()
 def commit(
-    rootfs: Annotated[str, typer.Argument(help="A directory, a tar file, or - for a tar stream.")],
+    rootfs: Annotated[
+        str,
+        typer.Argument(
+            help="A directory, a tar file (plain, gzip, bzip2, xz), or - for a tar stream."
+        ),
+    ],
     repo: Repo,
     version: VersionText,
     compatible: Annotated[str, typer.Option(help="The product that it is made for.")],

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from abupdate.errors import UsageError
 from abupdate.events import Event, EventKind, Events
 from abupdate.update.checks import CheckResult
 from abupdate.update.records import HistoryEntry
@@ -25,6 +26,12 @@ def terminal_events(progress_fd: int | None = None, stream: TextIO | None = None
     """Steps and progress for a person on standard error; JSON lines on `progress_fd` as well."""
     events = Events(terminal_sink(stream or sys.stderr))
     if progress_fd is not None:
+        try:
+            os.fstat(progress_fd)
+        except (OSError, OverflowError) as error:
+            raise UsageError(
+                f"--progress-fd {progress_fd}: that is no open file.", "Open it: 3>FILE"
+            ) from error
         events.subscribe(_json_sink(progress_fd))
     return events
 

@@ -219,7 +219,9 @@ class _Writer:
     def take(self, entry: Entry) -> None:
         """Add a path. Content of files was given to `blob` before; links are stored here."""
         if entry.path in self._entries:
-            raise SourceError(f"{_shown(entry.path)} is there twice.")
+            raise SourceError(
+                f"{_shown(entry.path)} is there twice.", "Make the tar anew, from one folder."
+            )
         try:
             manifest.check_entry(entry)
         except ValueError as error:
@@ -243,7 +245,8 @@ class _Writer:
             if content is None or content.kind in (Kind.DIR, Kind.HARDLINK):
                 raise SourceError(
                     f"{_shown(paths[-1])} is a hard link to {_shown(original)}, which is no file "
-                    "here."
+                    "here.",
+                    "Make the tar anew, from the whole root filesystem.",
                 )
             if content.kind is Kind.FILE:
                 self._regroup(content, sorted(paths))

@@ -171,9 +171,10 @@ def _write(work: _Work, release: Release, full_verify: bool) -> Written:
     with events.step("begin", f"Take slot {slot} out of use"):
         _begin(machine, work.booted, slot)
         _record_slot(machine, slot, SlotState.WRITING, release)
-        empty = _relabel_unfinished(device, slot, machine.mountpoint)
+        ready = work.prepared
+        unfit = ready is not None and ready.unfit
+        empty = _relabel_unfinished(device, slot, machine.mountpoint, unfit)
     # The plan is for what the record proves, or else for an empty slot.
-    ready = work.prepared
     planned = ready.plan if ready is not None and ready.proven != empty else None
     with events.step("write", f"Write release {release.version}"):
         plan, written = _materialise(machine, release, planned, device, events)
@@ -213,7 +214,7 @@ def _begin(machine: Machine, booted: Booted, slot: Slot) -> None:
     failpoint("begun")
 
 
-def _relabel_unfinished(device: Path, slot: Slot, mountpoint: Path) -> bool:
+def _relabel_unfinished(device: Path, slot: Slot, mountpoint: Path, unfit: bool) -> bool:
     """The label is the commit mark: gone before the first byte of content changes.
 
     Whether a new, empty filesystem had to be made.
@@ -223,7 +224,7 @@ def _relabel_unfinished(device: Path, slot: Slot, mountpoint: Path) -> bool:
         usable = filesystem.read_superblock(device) is not None
         if usable:
             filesystem.relabel(device, label)
-            usable = filesystem.repair(device)
+            usable = not unfit and filesystem.repair(device)
         if usable:
             # A sound ext4 may still have features that this kernel does not know.
             with filesystem.mounted(device, mountpoint, _WRITE_OPTIONS):

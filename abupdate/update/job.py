@@ -1,8 +1,9 @@
 """One job at a time: the lock, and the record of who holds it.
 
 The lock is an `flock` on a file in /run: the kernel frees it when its holder
-dies, however it dies. SIGTERM becomes an exception, so that mounts are undone
-and the state afterwards is the state after a crash.
+dies, however it dies. SIGTERM and SIGHUP (a connection that breaks) become
+exceptions, so that mounts are undone and the state afterwards is the state after
+a crash.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def job(runtime: Path, what: str) -> Iterator[None]:
     """Hold the lock under `runtime` (/run/abupdate) for the time of the block.
 
     Raises `BusyError` at once when another job runs, `TerminatedError` when
-    SIGTERM arrives.
+    SIGTERM or SIGHUP arrives.
     """
     runtime.mkdir(parents=True, exist_ok=True, mode=0o755)
     fd = os.open(runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -38,7 +39,7 @@ def job(runtime: Path, what: str) -> Iterator[None]:
             raise _busy(record) from error
         record.write_text(json.dumps({"job": what, "pid": os.getpid(), "since": time.time()}))
         failpoint("locked")
-        with _sigterm_raises():
+        with _signals_raise():
             yield
     finally:
         # Only the holder removes the record: a refused second job must not.
@@ -50,13 +51,13 @@ def job(runtime: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def unstoppable() -> Iterator[None]:
-    """For what takes no time and is over with its first write: SIGTERM and SIGINT do nothing.
+    """For what takes no time, and is done with its first write: no signal stops it.
 
     A stop that was told as one, after the slot was armed, would be a lie.
     """
     before = {
         number: signal.signal(number, lambda _number, _frame: None)
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     }
     try:
         yield
@@ -105,12 +106,20 @@ def _read(record: Path) -> dict[str, object] | None:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise TerminatedError("Stopped by SIGTERM; the booted slot stays what boots next.")
+def _signals_raise() -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        raise TerminatedError(f"Stopped by {name}; the booted slot stays what boots next.")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # Not where it is ignored, as under nohup.
+    wanted = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, stop) for number in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

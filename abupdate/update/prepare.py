@@ -32,20 +32,23 @@ class Prepared:
 
     `proven`: the slot is known to hold exactly what the plan starts from;
     otherwise the plan is for an empty slot, and None where none could be made.
+    `unfit`: the slot needs a new filesystem, for the one that it has is smaller
+    than the partition, and too small.
     """
 
     need: Need
     plan: Plan | None
     proven: bool
+    unfit: bool = False
 
 
 def prepare(machine: Machine, slot: Slot, partition: Partition, content: CommitContent) -> Prepared:
     """Find out what an install would do. Raises `NoSpaceError`, `NotTrustedError`."""
     need = needed(content)
-    _fits(partition, need)
+    unfit = _unfit(partition, need)
     base = _proven_base(machine, slot, partition.device)
-    if base is None:
-        return Prepared(need, plan_from(None, content), proven=False)
+    if base is None or unfit:
+        return Prepared(need, plan_from(None, content), proven=False, unfit=unfit)
     # A store that is damaged where the old release was is no reason to stop: without a plan,
     # the slot is audited.
     with suppress(NotTrustedError):
@@ -71,18 +74,24 @@ def needed(content: CommitContent) -> Need:
     return Need(size, inodes)
 
 
-def _fits(partition: Partition, need: Need) -> None:
-    """Raise `NoSpaceError` unless a slot has the bytes and inodes that a release needs."""
+def _unfit(partition: Partition, need: Need) -> bool:
+    """Whether only a new filesystem has the bytes and inodes that a release needs.
+
+    Raises `NoSpaceError` where not even that has them.
+    """
     superblock = filesystem.read_superblock(partition.device)
-    # A partition without a filesystem gets one; 95 % of it can be used then.
-    room = superblock.capacity if superblock else partition.size * 95 // 100
-    inodes = superblock.inodes if superblock else partition.size // 16384
-    if need.bytes > room or need.inodes > inodes:
-        raise NoSpaceError(
-            f"The release needs {need.bytes >> 20} MiB and {need.inodes} inodes, and the slot "
-            f"{partition.device} has {room >> 20} MiB and {inodes} inodes.",
-            "Make the release smaller, or the slots larger.",
-        )
+    # Of a new one, 95 % can be used.
+    made = Need(partition.size * 95 // 100, partition.size // 16384)
+    has = Need(superblock.capacity, superblock.inodes) if superblock else made
+    if need.bytes <= has.bytes and need.inodes <= has.inodes:
+        return False
+    if need.bytes <= made.bytes and need.inodes <= made.inodes:
+        return True
+    raise NoSpaceError(
+        f"The release needs {need.bytes >> 20} MiB and {need.inodes} inodes, and the slot "
+        f"{partition.device} has {made.bytes >> 20} MiB and {made.inodes} inodes.",
+        "Make the release smaller, or the slots larger.",
+    )
 
 
 def _proven_base(machine: Machine, slot: Slot, device: Path) -> str | None:

@@ -262,7 +262,7 @@ def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
     device = machine.booted().disk.slot(slot).device
     record = install_module._record_slot
     record(machine, slot, SlotState.WRITING, release)
-    install_module._relabel_unfinished(device, slot, machine.mountpoint)
+    install_module._relabel_unfinished(device, slot, machine.mountpoint, False)
     install_module._materialise(machine, release, None, device, _Quiet())
     replaced.filesystem.relabel(device, slot.label, fresh_uuid=True)
     record(machine, slot, SlotState.CLEAN, release, device)

@@ -13,7 +13,7 @@ import pytest
 from abupdate.disk.layout import Slot
 from abupdate.update.job import job
 from tests.slots import loop
-from tests.slots.device import Device, hash_of, make_release, snapshot
+from tests.slots.device import SLOT_SIZE, Device, hash_of, make_release, snapshot
 from tests.slots.forged import Tree, forged_release
 from tests.slots.rootfs import make_rootfs
 
@@ -108,33 +108,45 @@ def test_other_refusals_have_their_code(
 
 
 @pytest.mark.row("S29")
-@pytest.mark.parametrize(
-    ("options", "size", "says"),
-    [([], ["8M"], "and the slot"), (["-N", "48"], [], "48 inodes")],
-    ids=["bytes", "inodes"],
-)
+@pytest.mark.parametrize("what", ["bytes", "inodes"])
 def test_a_release_that_does_not_fit_is_refused_before_the_first_write(
-    device: Device,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    size: list[str],
-    says: str,
+    device: Device, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    rootfs = device.top / f"rootfs-large-{what}"
+    version = "4" if what == "bytes" else "5"
+    if not rootfs.exists():
+        make_rootfs(rootfs, version)
+        if what == "bytes":
+            (rootfs / "usr/large").write_bytes(bytes(SLOT_SIZE))
+        for number in range(0 if what == "bytes" else SLOT_SIZE // 16384):
+            (rootfs / f"etc/{number}").touch()
+        make_release(device, rootfs, version)
+    before = hash_of(device.loops[Slot.B])
+    capsys.readouterr()
+    assert device.run("install", device.top / f"{version}.bundle") == 8
+    said = capsys.readouterr().err
+    assert ("and the slot" if what == "bytes" else "and 3072 inodes") in said
+    assert hash_of(device.loops[Slot.B]) == before
+    assert device.state().good == "Ax"
+
+
+@pytest.mark.parametrize(
+    ("options", "size"), [([], ["8M"]), (["-N", "48"], [])], ids=["bytes", "inodes"]
+)
+def test_a_filesystem_that_is_smaller_than_its_partition_is_made_anew(
+    device: Device, options: list[str], size: list[str]
 ) -> None:
     slot = device.loops[Slot.B]
-    subprocess.run(["mke2fs", "-q", "-F", *options, "-L", "newB", slot, *size], check=True)
-    large = device.top / "rootfs-large"
-    if not large.exists():
-        make_rootfs(large, "4")
-        (large / "usr/large").write_bytes(os.urandom(12 << 20))
+    subprocess.run(["mke2fs", "-q", "-F", "-L", "rootB", *options, slot, *size], check=True)
+    rootfs = device.top / "rootfs-medium"
+    if not rootfs.exists():
+        make_rootfs(rootfs, "6.1")
+        (rootfs / "usr/large").write_bytes(os.urandom(12 << 20))
         for number in range(100):
-            (large / f"etc/{number}").touch()
-        make_release(device, large, "4")
-    before = hash_of(slot)
-    capsys.readouterr()
-    assert device.run("install", device.top / "4.bundle") == 8
-    assert says in capsys.readouterr().err
-    assert hash_of(slot) == before
-    assert device.state().good == "Ax"
+            (rootfs / f"etc/{number}").touch()
+        make_release(device, rootfs, "6.1")
+    assert device.run("install", device.top / "6.1.bundle") == 0
+    assert device.run("verify", "B") == 0
 
 
 def test_the_running_release_is_not_installed_again(device: Device) -> None:

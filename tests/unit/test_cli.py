@@ -34,6 +34,14 @@ def test_every_exit_code_is_documented_and_each_error_has_one() -> None:
     assert used == set(ExitCode) - {ExitCode.OK, ExitCode.REBOOT_NEEDED}
 
 
+@pytest.mark.parametrize("descriptor", ["77", "99999999999"])
+def test_progress_goes_to_an_open_file_only(
+    descriptor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install", "--progress-fd", descriptor, "bundle"]) == ExitCode.USAGE
+    assert "is no open file" in capsys.readouterr().err
+
+
 def test_status_imports_nothing_that_takes_long() -> None:
     code = (
         "import sys\n"

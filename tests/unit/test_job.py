@@ -47,13 +47,24 @@ def test_lock_frees_itself_when_its_holder_is_killed(tmp_path: Path) -> None:
         pass
 
 
-def test_sigterm_undoes_what_is_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_undoes_what_is_open(tmp_path: Path, number: signal.Signals) -> None:
     undone = False
-    with pytest.raises(TerminatedError), job(tmp_path, "install"):
+    with pytest.raises(TerminatedError, match=number.name), job(tmp_path, "install"):
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             signal.pause()
         finally:
             undone = True
     assert undone
     assert running_job(tmp_path) is None
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with job(tmp_path, "install"):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
