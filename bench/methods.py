@@ -31,8 +31,7 @@ class Method:
     `group`: what it is compared with. `ready` sets up what it starts from,
     untimed, and gives the process id of a service that works for it. `slot` is
     what it writes to; `synced`: its filesystem is flushed by us, and that is
-    timed. `lost` is what it does not write; `equal`, where it is given, a
-    folder that the slot is a faithful copy of afterwards.
+    timed. `lost` is what it does not write.
     """
 
     name: str
@@ -42,20 +41,6 @@ class Method:
     ready: Callable[[], AbstractContextManager[int | None]]
     synced: bool = True
     lost: str = ""
-    equal: Path | None = None
-
-    def check(self) -> None:
-        """Raise when an independent program finds a difference."""
-        if self.equal is None:
-            return
-        found = run(
-            ["rsync", "-aHAXnc", "--delete", "--itemize-changes", "--modify-window=-1",
-             "--exclude=/.abupdate", "--exclude=/lost+found", f"{self.equal}/",
-             self.slot.mountpoint],
-            timeout=_LONG,
-        ).stdout  # fmt: skip
-        if found:
-            raise RuntimeError(f"{self.name} is not equal:\n{found.decode(errors='replace')}")
 
 
 def all_of(parts: Parts, slot: Slot, installing: Device) -> list[Method]:
@@ -75,8 +60,7 @@ def _writes(parts: Parts, slot: Slot) -> list[Method]:
     return [
         Method("tar x", FULL, (("tar", *XATTRS, "-xpf", parts.tars["old"], "-C", target),), slot,
                empty),
-        Method("abupdate", FULL, ((*write, old, target),), slot, empty,
-               equal=parts.trees["old"]),
+        Method("abupdate", FULL, ((*write, old, target),), slot, empty),
         Method("rsync", FULL, (("rsync", "-aHAX", f"{parts.trees['old']}/", target),), slot, empty),
         Method(
             "git checkout", FULL,
@@ -100,8 +84,7 @@ def _writes(parts: Parts, slot: Slot) -> list[Method]:
         ),
         Method("image", FULL, (_dd(parts.image / "old.ext4", slot),), slot,
                partial(_unmounted, slot), synced=False),
-        Method("abupdate update", UPDATE, ((*write, new, target, old),), slot, release,
-               equal=parts.trees["new"]),
+        Method("abupdate update", UPDATE, ((*write, new, target, old),), slot, release),
         Method(
             "rsync --delete", UPDATE,
             (("rsync", "-aHAX", "--delete", "--exclude=/.abupdate", "--exclude=/lost+found",

@@ -42,8 +42,7 @@ class Played:
     of the disk that the last one ran from, and whether anything was written to the twin.
 
     `proven`: whether the slot that runs at the end, booted twice since it was installed, is
-    still what its record says (what the next install into it would start from). `slots` are
-    the filesystems of slots A and B at the end: label and UUID, as `blkid` reads them.
+    still what its record says (what the next install into it would start from).
     """
 
     markers: list[Marker]
@@ -51,7 +50,6 @@ class Played:
     serial: str
     twin_changed: bool
     proven: bool
-    slots: list[tuple[str, str]]
 
 
 _PROVEN = """\
@@ -220,21 +218,10 @@ def play(
         root = machine.run("findmnt", "-no", "SOURCE", "/").stdout.strip()
         serial = machine.run("lsblk", "-nso", "SERIAL", root).stdout.strip()
         proven = machine.run("python3", "-c", _PROVEN, root).stdout.strip() == "True"
-        slots = [filesystem(machine, slot) for slot in "AB"]
         with timeline.step("power off"):
             machine.power_off()
         changed = twin is not None and content_hash(other) != before
-        return Played(machine.markers(), root, serial, changed, proven, slots)
-
-
-def filesystem(machine: DeviceVM, slot: str) -> tuple[str, str]:
-    """Label and UUID of a slot's filesystem, read from the device."""
-    device = f"/dev/disk/by-partlabel/root{slot}"
-    label, uuid = (
-        machine.run("blkid", "-p", "-o", "value", "-s", what, device).stdout.strip()
-        for what in ("LABEL", "UUID")
-    )
-    return label, uuid
+        return Played(machine.markers(), root, serial, changed, proven)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,9 @@ def test_a_release_that_does_not_fit_is_refused_before_the_first_write(
         for number in range(0 if what == "bytes" else SLOT_SIZE // 16384):
             (rootfs / f"etc/{number}").touch()
         make_release(device, rootfs, version)
+    if what == "inodes":  # not even a new one has enough: one for 16 KiB
+        words = ["mke2fs", "-q", "-F", "-L", "newB", "-N", "48", str(device.loops[Slot.B])]
+        subprocess.run(words, check=True)
     before = hash_of(device.loops[Slot.B])
     capsys.readouterr()
     assert device.run("install", device.top / f"{version}.bundle") == 8

@@ -39,13 +39,6 @@ def test_confirm_and_fallback(played: Played) -> None:
     ]
 
 
-@pytest.mark.row("S38")
-def test_a_slot_that_was_written_has_its_label_and_a_new_uuid(played: Played) -> None:
-    """Release 3 is in slot A now, release 2 in slot B: both were written since the first boot."""
-    assert [label for label, _ in played.slots] == ["rootA", "rootB"]
-    assert len({uuid for _, uuid in played.slots}) == 2
-
-
 def test_boots_leave_a_slot_as_its_record_says(played: Played) -> None:
     assert played.proven
 
