@@ -40,7 +40,7 @@ test-model: install-tools
 test-grub-all: install-tools
 	PYTHONPATH=qemu $(BIN)/python -m tests.grub.sweep --all $(ARGS)
 
-# abupdate beside its peers on real ext4, as root; half an hour, and ten minutes more the first time.
+# abupdate beside its peers on real ext4, as root; twenty minutes, and twenty more the first time.
 bench: install-tools .cache/bench-apt.stamp $(VENV)/bench-stamp
 	PYTHONPATH=qemu $(BIN)/python -m bench --out .cache/bench.json --plot .cache/bench.svg $(ARGS)
 

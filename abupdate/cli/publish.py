@@ -111,6 +111,7 @@ def commit(
     date = _source_date()
     events = terminal_events()
     with _told_files(), events.step("commit", "Commit the root filesystem"):
+        publisher.require_outside(repo, source)
         repository = publisher.open_repository(repo, create=True)
         captured = publisher.commit(repository, source, description, events, date)
     for warning in captured.warnings:

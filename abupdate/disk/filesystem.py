@@ -41,6 +41,7 @@ class Superblock:
 
     label: str
     uuid: str
+    size: int
     capacity: int
     inodes: int
     fingerprint: str
@@ -67,6 +68,7 @@ def read_superblock(device: Path) -> Superblock | None:
     return Superblock(
         label=raw[120:136].split(b"\0")[0].decode("utf-8", "replace"),
         uuid=str(uuid.UUID(bytes=raw[104:120])),
+        size=blocks * block,
         capacity=(blocks - overhead) * block,
         inodes=number(0),
         fingerprint=hashlib.sha256(raw).hexdigest(),

@@ -104,6 +104,16 @@ def open_repository(path: Path, *, create: bool = False) -> Repository:
     return Repository.create(path)
 
 
+def require_outside(path: Path, source: Path | IO[bytes]) -> None:
+    """Raise `UsageError` for a repository that would become a part of its own releases."""
+    if isinstance(source, Path) and source.resolve() in path.resolve().parents:
+        raise UsageError(
+            f"The repository {path} is inside the root filesystem {source}, and would become a "
+            "part of each release.",
+            "Put it elsewhere.",
+        )
+
+
 def commit(
     repository: Repository,
     source: Path | IO[bytes],
@@ -118,12 +128,6 @@ def commit(
     is signed raises `RefusedError`.
     """
     version = description.version
-    if isinstance(source, Path) and repository.path.resolve().is_relative_to(source.resolve()):
-        raise UsageError(
-            f"The repository {repository.path} is inside the root filesystem {source}, and would "
-            "become a part of each release.",
-            "Put it elsewhere.",
-        )
 
     def describe(totals: Totals) -> bytes:
         return format_release_toml(description.release_toml(totals, date))

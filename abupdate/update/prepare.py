@@ -80,8 +80,10 @@ def _unfit(partition: Partition, need: Need) -> bool:
     Raises `NoSpaceError` where not even that has them.
     """
     superblock = filesystem.read_superblock(partition.device)
-    # Of a new one, 95 % can be used.
-    made = Need(partition.size * 95 // 100, partition.size // 16384)
+    # Of a new one, 95 % can be used at most; one that fills the partition already has no less.
+    most = partition.size * 95 // 100
+    filled = superblock is not None and superblock.size >= most
+    made = Need(superblock.capacity if superblock and filled else most, partition.size // 16384)
     has = Need(superblock.capacity, superblock.inodes) if superblock else made
     if need.bytes <= has.bytes and need.inodes <= has.inodes:
         return False

@@ -117,7 +117,7 @@ def test_a_release_that_does_not_fit_is_refused_before_the_first_write(
     if not rootfs.exists():
         make_rootfs(rootfs, version)
         if what == "bytes":
-            (rootfs / "usr/large").write_bytes(bytes(SLOT_SIZE))
+            (rootfs / "usr/large").write_bytes(bytes(SLOT_SIZE * 9 // 10))
         for number in range(0 if what == "bytes" else SLOT_SIZE // 16384):
             (rootfs / f"etc/{number}").touch()
         make_release(device, rootfs, version)

@@ -316,3 +316,4 @@ def test_a_repository_is_no_part_of_its_releases(shell: Shell, tmp_path: Path) -
     line = "commit tree1 --version 1 --compatible gw --repo tree1/usr/r.git"
     assert shell.publish(line) == ExitCode.USAGE
     assert "inside the root filesystem" in shell.err
+    assert not (tmp_path / "tree1/usr/r.git").exists()
