@@ -21,7 +21,8 @@ from abupdate.store.materialise.plan import plan_from
 from abupdate.store.repository import Repository
 from abupdate.store.verify import compare, compare_changed
 from tests.slots import loop
-from tests.slots.rootfs import Node, build, make_rootfs, trees
+from tests.slots.random_trees import Node, build, trees
+from tests.slots.rootfs import make_rootfs
 
 pytestmark = pytest.mark.skipif(
     not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
