@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,7 +22,7 @@ from abupdate.paths import Paths
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DeviceSection(_Section):
@@ -44,17 +44,74 @@ class BootSection(_Section):
 
 
 class ConfirmSection(_Section):
-    """[confirm]: who confirms."""
+    """[confirm]: who confirms, and until when."""
 
     mode: Literal["auto", "manual"] = Field(
         default="auto", description="auto: the health check confirms; manual: a person."
     )
+    settle: float = Field(
+        default=10.0,
+        ge=0,
+        le=86400,
+        description="Seconds for which a trial must stay healthy before it is confirmed.",
+    )
+    deadline: float | None = Field(
+        default=None,
+        ge=60,
+        le=31 * 86400,
+        description="Seconds after which a trial that nobody judged reboots; "
+        "default: 15 minutes, in manual mode a day.",
+    )
+
+    @property
+    def deadline_seconds(self) -> float:
+        """The deadline, counted from the start of the kernel."""
+        if self.deadline is not None:
+            return self.deadline
+        return 900.0 if self.mode == "auto" else 86400.0
 
 
 class HealthSection(_Section):
     """[health]: the checks after a boot."""
 
-    timeout: float = Field(default=60.0, gt=0, description="Seconds that one check may take.")
+    timeout: float = Field(
+        default=60.0, ge=0.1, le=86400, description="Seconds that one check may take."
+    )
+    wait: float = Field(
+        default=30.0,
+        ge=0,
+        le=86400,
+        description="Seconds that a failing check gets to become healthy, from the first look.",
+    )
+    interval: float = Field(
+        default=5.0, ge=0.1, le=3600, description="Seconds from one look to the next."
+    )
+    wanted: tuple[str, ...] = Field(
+        default=("failed-units", "space", "clock"),
+        description="Checks of this section that are told and no more, when they fail.",
+    )
+    off: tuple[str, ...] = Field(default=(), description="Checks that are not run at all.")
+    may_fail: tuple[str, ...] = Field(
+        default=(), description="failed-units: units (or patterns) that may have failed."
+    )
+    units: tuple[str, ...] = Field(default=(), description="units: these must be active.")
+    containers: tuple[str, ...] = Field(
+        default=(), description="containers: podman's, which must run and be healthy."
+    )
+    commands: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        default={}, description="Name → program and arguments; exit code 0 is healthy."
+    )
+    http: tuple[str, ...] = Field(
+        default=(), description="http: addresses that must answer with 200 to 399."
+    )
+    route: bool = Field(default=False, description="route: there must be a default route.")
+    dns: tuple[str, ...] = Field(default=(), description="dns: names that must resolve.")
+    free_bytes: dict[str, int] = Field(
+        default={"/data": 64 << 20}, description="space: bytes that must be free, by folder."
+    )
+    free_inodes: dict[str, int] = Field(
+        default={"/data": 1000}, description="space: inodes that must be free, by folder."
+    )
 
 
 class InstallSection(_Section):
@@ -106,7 +163,7 @@ def load(paths: Paths) -> Loaded:
         words = paths.cmdline.read_text(errors="replace").split()
         _merge(values, origins, _from_cmdline(words), "kernel command line")
     try:
-        return Loaded(Settings.model_validate(values), origins)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -115,6 +172,14 @@ def load(paths: Paths) -> Loaded:
             f"{origin}: {where}: {first['msg']}, found {first['input']!r}.",
             "`abupdate config show --origin` lists what is known.",
         ) from error
+    patience, deadline = settings.health.wait + settings.confirm.settle, settings.confirm
+    if patience >= deadline.deadline_seconds:
+        raise UsageError(
+            f"health.wait and confirm.settle are {patience:g} seconds together, and a trial must "
+            f"be judged within {deadline.deadline_seconds:g}: each would end without a verdict.",
+            "Raise confirm.deadline, or lower one of the two.",
+        )
+    return Loaded(settings, origins)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """The one door to other programs.
 
 `run` starts a command (through `sh`), waits for it within a time limit and
-gives its output; `stream` opens one with pipes, for bulk data. Both take
-argument lists only, never a shell string, start with a scrubbed environment,
-and put the program's own error text into ours. With a `Sandbox` the program
-runs as another user, within limits on memory, time and file size.
+gives its output; `stream` opens one with pipes, for bulk data; `run_untrusted`
+bounds one that somebody else wrote. All take argument lists only, never a shell
+string, start with a scrubbed environment, and put the program's own error text
+into ours. With a `Sandbox` the program runs as another user, within limits on
+memory, time and file size.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +122,93 @@ def run(
     if result.code not in ok:
         raise ProgramError(words, result.code, result.stderr)
     return result
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program of somebody else's ended. `code` is None when its time was up.
+
+    A negative code is a signal. `stdout` is the end of what it printed, errors too.
+    """
+
+    code: int | None
+    stdout: bytes
+
+
+def run_untrusted(
+    argv: Sequence[Argument],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    tail: int = 4000,
+) -> Ended:
+    """Run a program that may print without end, hang, or leave others behind.
+
+    The last `tail` bytes of its output are kept. When it ends or `timeout`
+    seconds are over, all of its session is killed. Raises `ProgramError` when it
+    cannot be started.
+    """
+    words = _argv(argv, None)
+    program = _find(words[0], words)
+    try:
+        process = subprocess.Popen(
+            words,
+            executable=program,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment(env),
+            start_new_session=True,
+        )
+    except OSError as error:  # no interpreter, or no program at all
+        raise ProgramError(words, None, f"cannot be started: {error.strerror}") from error
+    printed = _Tail(process, tail)
+    try:
+        in_time = printed.follow(timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+        printed.close()
+    return Ended(code if in_time else None, printed.text)
+
+
+class _Tail:
+    """The end of what a process prints, read until the process ends: its children may go on."""
+
+    def __init__(self, process: subprocess.Popen[bytes], size: int) -> None:
+        assert process.stdout is not None
+        self.text = b""
+        self._pipe, self._size = process.stdout, size
+        self._ended = os.pidfd_open(process.pid)
+        os.set_blocking(self._pipe.fileno(), False)
+
+    def follow(self, seconds: float) -> bool:
+        """Read until the process ends (True), or the time does."""
+        end = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pipe, selectors.EVENT_READ)
+            selector.register(self._ended, selectors.EVENT_READ)
+            while (left := end - time.monotonic()) > 0:
+                ready = {key.fileobj for key, _ in selector.select(left)}
+                if self._pipe in ready and not self._read():
+                    selector.unregister(self._pipe)
+                if self._ended in ready:
+                    self._read()
+                    return True
+        return False
+
+    def _read(self) -> bool:
+        try:
+            chunk = os.read(self._pipe.fileno(), 1 << 20)
+        except BlockingIOError:
+            return True
+        self.text = (self.text + chunk)[-self._size :]
+        return bool(chunk)
+
+    def close(self) -> None:
+        self._pipe.close()
+        os.close(self._ended)
 
 
 @contextlib.contextmanager
