@@ -44,6 +44,8 @@ NAMES = frozenset(
         "state-backup-written",
         "confirmed",
         "confirm-recorded",
+        "given-up",
+        "rearmed",
     }
 )
 

@@ -364,5 +364,5 @@ def _read_uncached(path: Path, limit: int) -> bytes:
 
 
 def _scratch_parent() -> str | None:
-    """/run is writable on a device whose root and /tmp are not."""
-    return "/run" if os.access("/run", os.W_OK) else None
+    """/run is writable on a device whose root and /tmp are not; of a confined unit, our folder."""
+    return next((path for path in ("/run", "/run/abupdate") if os.access(path, os.W_OK)), None)

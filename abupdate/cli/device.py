@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from abupdate.config import Settings
     from abupdate.disk.layout import Slot
-    from abupdate.update.confirm import Verdict
+    from abupdate.update.judge import Verdict
     from abupdate.update.slots import Machine
 
 
@@ -50,10 +50,14 @@ def register(app: typer.Typer) -> None:
         rollback,
         verify,
         history,
+        why,
+        acknowledge,
         check,
         doctor,
     ):
         app.command()(command)
+    for by_unit in (started, deadline):
+        app.command(hidden=True)(by_unit)
     config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
     config.command("show")(config_show)
     app.add_typer(config, name="config")
@@ -71,9 +75,9 @@ def status(context: Context, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(asdict(report), indent=2))
         return
-    from abupdate.cli.show import status_text
+    from abupdate.cli.show import printable, status_text
 
-    print(status_text(report))
+    print(printable(status_text(report)))
 
 
 def install(
@@ -89,6 +93,9 @@ def install(
             show_default=False,
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also a release that was tried and given up.")
+    ] = False,
     reboot: Annotated[bool, typer.Option("--reboot", help="Reboot when it is armed.")] = False,
     reboot_exit_code: Annotated[
         bool, typer.Option("--reboot-exit-code", help="Exit with 4 when a reboot is needed.")
@@ -115,6 +122,7 @@ def install(
         done = run_install(
             _machine(context), stream, source, settings, events,
             arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
+            retry_failed=retry_failed,
         )  # fmt: skip
     if not done.armed:
         print(f"Release {done.release} is in slot {done.slot}; `abupdate arm` lets GRUB try it.")
@@ -153,26 +161,23 @@ def arm(context: Context) -> None:
 def confirm(context: Context, boot: ByBoot = False) -> None:
     """Keep the release that runs on trial, for good."""
     from abupdate.cli.show import terminal_events
-    from abupdate.update.confirm import after_boot
     from abupdate.update.confirm import confirm as run_confirm
+    from abupdate.update.verdict import boot_passed
 
-    judge = after_boot if boot else run_confirm
+    judge = boot_passed if boot else run_confirm
     _finish(judge(_machine(context), _settings(context), terminal_events()))
 
 
 def reject(context: Context, boot: ByBoot = False) -> None:
     """Give up the release that is armed or on trial; the other slot boots next."""
     from abupdate.cli.show import terminal_events
-    from abupdate.update.confirm import after_failed_boot
     from abupdate.update.confirm import reject as run_reject
+    from abupdate.update.verdict import boot_failed
 
-    if boot:
-        verdict = after_failed_boot(_machine(context), terminal_events())
-        _finish(verdict)
-        if verdict.reboot:
-            _reboot()
+    if not boot:
+        _finish(run_reject(_machine(context), terminal_events()))
         return
-    _finish(run_reject(_machine(context), terminal_events()))
+    _obey(boot_failed(_machine(context), terminal_events()))
 
 
 def rollback(context: Context) -> None:
@@ -202,25 +207,75 @@ def history(context: Context, as_json: Json = False) -> None:
         entries_json = [asdict(entry) for entry in entries]
         print(json.dumps({"schema_version": 1, "entries": entries_json}, indent=2))
         return
-    from abupdate.cli.show import history_text
+    from abupdate.cli.show import history_text, printable
 
-    print(history_text(entries))
+    print(printable(history_text(entries)))
 
 
-def check(context: Context, boot: ByBoot = False) -> None:
-    """Run the health checks now and show what they find; nothing is confirmed or given up."""
-    from abupdate.cli.show import checks_text
-    from abupdate.update.checks import failures, run_checks
-    from abupdate.update.confirm import check_boot
+def why(context: Context, as_json: Json = False) -> None:
+    """Why the last release did not stay: its boots, what failed, and the log of it."""
+    from abupdate.update.why import tell
 
-    machine, settings = _machine(context), _settings(context)
+    story = tell(_machine(context))
+    if as_json:
+        print(json.dumps(asdict(story), indent=2))
+        return
+    from abupdate.cli.show import printable
+    from abupdate.cli.show_health import why_text
+
+    print(printable(why_text(story)))
+
+
+def acknowledge(context: Context) -> None:
+    """Say that the last fallback is known; `status` no longer tells it."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.confirm import acknowledge as run_acknowledge
+
+    _finish(run_acknowledge(_machine(context), terminal_events()))
+
+
+def check(context: Context, as_json: Json = False, boot: ByBoot = False) -> None:
+    """Run the health checks now and show what they find; nothing is confirmed or given up.
+
+    Exits with 7 when a required one fails.
+    """
+    from abupdate.cli.show import printable
+    from abupdate.cli.show_health import checks_json, checks_text
+
+    machine = _machine(context)
     if boot:
-        results = check_boot(machine, settings)
+        from abupdate.cli.show import terminal_events
+        from abupdate.update.verdict import check_boot
+
+        found = check_boot(machine, terminal_events())
     else:
-        results = run_checks(machine.paths, settings.health.timeout)
-    print(checks_text(results))
-    if failures(results):
+        from abupdate.update.health import health_check
+
+        found = health_check(machine).once()
+    print(json.dumps(checks_json(found), indent=2) if as_json else printable(checks_text(found)))
+    if found.failed:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def started(context: Context) -> None:
+    """For abupdate-started.service: note on data that a boot of a trial began."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.verdict import boot_began
+
+    boot_began(_machine(context), terminal_events())
+
+
+def deadline(context: Context) -> None:
+    """For abupdate-deadline.timer: leave a trial that nobody judged in time."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.verdict import deadline_passed
+
+    verdict = deadline_passed(_machine(context), terminal_events())
+    if verdict is None:
+        return
+    _obey(verdict)
+    if not verdict.reboot:
+        _systemctl("stop", "--no-block", "abupdate-deadline.timer")
 
 
 def doctor(
@@ -309,7 +364,18 @@ def _finish(verdict: Verdict) -> None:
     print(verdict.text)
 
 
+def _obey(verdict: Verdict) -> None:
+    """A verdict that a unit asked for. Nobody who holds back a shutdown holds back this reboot."""
+    print(verdict.text)
+    if verdict.reboot:
+        _systemctl("start", "--no-block", "--job-mode=replace-irreversibly", "reboot.target")
+
+
 def _reboot() -> None:
+    _systemctl("reboot")
+
+
+def _systemctl(*words: str) -> None:
     from abupdate.run import run
 
-    run(["systemctl", "reboot"])
+    run(["systemctl", *words])

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from abupdate.boot.state import Ustate
 from abupdate.errors import UsageError
 from abupdate.events import Event, EventKind, Events
-from abupdate.update.checks import CheckResult
 from abupdate.update.records import HistoryEntry
 from abupdate.update.status import SlotStatus, StatusReport
 
@@ -85,6 +85,11 @@ def _json_sink(descriptor: int) -> Callable[[Event], None]:
     return show
 
 
+def printable(text: str) -> str:
+    """Lines in which what somebody else wrote cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
 def status_text(report: StatusReport) -> str:
     """`abupdate status` for a person."""
     booted = report.booted
@@ -102,6 +107,8 @@ def status_text(report: StatusReport) -> str:
             f"  boot     {boot.ustate_text} (ustate {boot.ustate}), "
             f"countdown {boot.countdown} of {full}"
         )
+    if report.failed:
+        lines.append(f"  failed   {', '.join(report.failed)}: not tried again by itself")
     if report.job:
         lines.append(f"  job      {report.job.get('job', 'unknown')} is running")
     lines += [f"  problem  {problem}" for problem in report.problems]
@@ -114,7 +121,8 @@ def _install_text(report: StatusReport) -> str:
     told = f"Last install: release {last.release} into slot {last.slot}: "
     words = {
         "confirmed": "confirmed.",
-        "fallback": "GRUB gave it up and fell back.",
+        "fallback": "given up; the other slot runs again.",
+        "interrupted": "interrupted; nothing speaks against it.",
         "installed, on trial": "installed, on trial; not a success until it is confirmed.",
         "unfinished": "did not finish; install again.",
         "installing": "being written.",
@@ -122,7 +130,13 @@ def _install_text(report: StatusReport) -> str:
         "rejected": "rejected.",
     }
     text = told + words.get(last.outcome, last.outcome)
-    return f"{text}\n  cause: {last.cause}" if last.cause else text
+    if last.rearmed and last.outcome == "installed, on trial":
+        text += "\n  Its first trial was interrupted; it was armed once more."
+    if last.cause:
+        text += f"\n  cause: {last.cause}"
+    if report.boot is not None and report.boot.ustate == int(Ustate.FAILED):
+        text += "\n  `abupdate why` tells the story, `abupdate acknowledge` ends this notice."
+    return text
 
 
 def _slot_line(name: str, slot: SlotStatus, failed: bool) -> str:
@@ -175,18 +189,6 @@ def history_text(entries: list[HistoryEntry]) -> str:
         release = f"release {entry.release}" if entry.release else ""
         lines.append(f"{when}  {entry.event:<15} {release:<16} {where:<7} {why}".rstrip())
     return "\n".join(lines) if lines else "Nothing has happened yet."
-
-
-def checks_text(results: list[CheckResult]) -> str:
-    """The table of the health checks."""
-    lines = []
-    for result in results:
-        kind = "required" if result.required else "wanted"
-        verdict = "ok" if result.passed else "FAILED"
-        lines.append(f"  {result.name:<28} {kind:<9} {verdict:<7} {result.reason}")
-        if not result.passed and result.output:
-            lines += [f"      {line}" for line in result.output.splitlines()[-5:]]
-    return "\n".join(lines) if lines else "  No checks are installed."
 
 
 def doctor_text(report: Report) -> str:

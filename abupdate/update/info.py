@@ -12,7 +12,7 @@ from abupdate.events import Events
 from abupdate.store.manifest import tree_digest
 from abupdate.update.admit import check_policy, examined
 from abupdate.update.job import job
-from abupdate.update.prepare import needed, prepare, refuse_running
+from abupdate.update.prepare import needed, prepare, refuse_failed, refuse_running
 from abupdate.update.slots import Machine, other_partition, require_root
 
 SCHEMA_VERSION = 1
@@ -62,6 +62,7 @@ def inspect(machine: Machine, source: BinaryIO, settings: Settings, events: Even
             if booted.slot is not None:
                 slot = booted.slot.other
                 refuse_running(machine, booted, content.commit)
+                refuse_failed(machine, content.commit)
                 ready = prepare(machine, slot, other_partition(booted, slot), content)
                 if ready.plan is not None and ready.proven:
                     write, write_files = ready.plan.size, len(ready.plan.files)

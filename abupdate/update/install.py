@@ -36,7 +36,7 @@ from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import etc
 from abupdate.update.admit import Release, admit
 from abupdate.update.job import job, unstoppable
-from abupdate.update.prepare import Prepared, prepare, refuse_running
+from abupdate.update.prepare import Prepared, prepare, refuse_failed, refuse_running
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
 from abupdate.update.settle import make_room, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
@@ -70,12 +70,14 @@ def install(
     *,
     arm: bool = True,
     full_verify: bool | None = None,
+    retry_failed: bool = False,
 ) -> Installed:
     """Install the release of a bundle into the other slot, and arm it.
 
     What was written is read back from the device; with `full_verify` (default:
-    as `install.verify` says) all of the slot is. Raises an `AbupdateError`; the
-    booted slot then stays what boots next.
+    as `install.verify` says) all of the slot is. A release that this device gave
+    up is refused without `retry_failed`. Raises an `AbupdateError`; the booted
+    slot then stays what boots next.
     """
     require_root()
     with job(machine.paths.runtime, "install"):
@@ -83,6 +85,8 @@ def install(
         work = _Work(machine, booted, slot, partition.device, events)
 
         def accept(content: CommitContent) -> None:
+            if not retry_failed:
+                refuse_failed(machine, content.commit)
             with events.step("plan", "Find what differs"):
                 work.prepared = prepare(machine, slot, partition, content)
 
@@ -133,6 +137,8 @@ def arm_installed(machine: Machine, events: Events) -> Slot:
             raise NothingToDoError(f"Slot {slot} is armed already.", "Reboot to try it.")
         with unstoppable(), events.step("arm", f"Arm slot {slot}"):
             settle(machine, state, events)
+            # A person wants it tried: it is judged by its new boots alone.
+            Trials(machine.paths.state).forget(record.commit)
             _arm(machine, slot)
         return slot
 
@@ -321,10 +327,11 @@ def _arm(machine: Machine, slot: Slot) -> None:
             from_release=None,
             started=now(),
         )
-    intent = replace(intent, armed=None, outcome=None, cause=None)
+    intent = replace(intent, armed=None, outcome=None, cause=None, rearmed=False)
     machine.records.write_intent(intent)
     machine.grubenv().write(armed)
     failpoint("armed")
+    machine.records.remove_failed(record.commit)
     machine.records.write_intent(replace(intent, armed=now()))
 
 

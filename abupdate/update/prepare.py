@@ -8,7 +8,7 @@ from pathlib import Path
 
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Partition, Slot
-from abupdate.errors import NoSpaceError, NothingToDoError, NotTrustedError
+from abupdate.errors import NoSpaceError, NothingToDoError, NotTrustedError, RefusedError
 from abupdate.store.content import CommitContent
 from abupdate.store.manifest import Kind
 from abupdate.store.materialise.plan import Plan, plan_from
@@ -61,6 +61,16 @@ def refuse_running(machine: Machine, booted: Booted, commit: str) -> None:
     record = machine.records.slot(booted.slot) if booted.slot else None
     if record is not None and record.commit == commit:
         raise NothingToDoError(f"Release {record.release} is what runs now.")
+
+
+def refuse_failed(machine: Machine, commit: str) -> None:
+    """Raise `RefusedError` for a release that this device gave up."""
+    for failed in machine.records.failed():
+        if failed.commit == commit:
+            raise RefusedError(
+                f"Release {failed.release} was tried here and given up: {failed.cause}.",
+                "`abupdate why` tells the story; `--retry-failed` installs it all the same.",
+            )
 
 
 def needed(content: CommitContent) -> Need:

@@ -3,6 +3,7 @@
 - `slots/A.json`, `slots/B.json`: what a slot holds, and whether it is complete;
 - `intent.json`: what the last install wanted, so that a lost `grubenv` cannot
   hide that it did not come true;
+- `failed.json`: releases that a device gave up, which it does not try again by itself;
 - `history.jsonl`: one line for everything that happened, appended only.
 
 Every JSON file is replaced whole: written beside, flushed, renamed, directory
@@ -26,8 +27,9 @@ from abupdate.disk.layout import Slot
 FORMAT = 1
 _MAX_RECORD = 1024 * 1024
 _MAX_HISTORY = 64 * 1024 * 1024
+_MAX_FAILED = 100
 
-Record = TypeVar("Record", "SlotRecord", "Intent")
+Record = TypeVar("Record", "SlotRecord", "Intent", "LastBoot")
 
 
 class SlotState(StrEnum):
@@ -62,8 +64,10 @@ class SlotRecord:
 class Intent:
     """What an install set out to do, and what became of it.
 
-    `outcome` is None until a boot showed it: "confirmed", "rejected",
-    "fallback", or "reported" once a difference was told.
+    `outcome` is None until a boot showed it: confirmed, rejected, fallback,
+    interrupted, unfinished or lost (`update/settle.py`). A `cause` without an
+    outcome: it was about to be given up. `rearmed`: its boots were interrupted
+    once, and it was armed again by itself.
     """
 
     slot: str
@@ -75,6 +79,30 @@ class Intent:
     armed: float | None = None
     outcome: str | None = None
     cause: str | None = None
+    rearmed: bool = False
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class FailedRelease:
+    """A release that was given up. `time` is seconds since the epoch."""
+
+    commit: str
+    release: str
+    time: float
+    cause: str
+
+
+@dataclass(frozen=True)
+class LastBoot:
+    """The boot that began last. `commit`: of the trial that it was a boot of, if any.
+
+    `dumps`: the crash texts that were there already when it began.
+    """
+
+    boot_id: str
+    commit: str | None
+    dumps: tuple[str, ...]
     format: int = FORMAT
 
 
@@ -110,6 +138,35 @@ class Records:
     def write_intent(self, intent: Intent) -> None:
         """Replace the intent."""
         write_json(self._directory / "intent.json", asdict(intent))
+
+    def last_boot(self) -> LastBoot | None:
+        """The boot that began last, None when absent or not readable."""
+        return _load(self._directory / "last-boot.json", LastBoot)
+
+    def write_last_boot(self, boot: LastBoot) -> None:
+        """Replace that record."""
+        write_json(self._directory / "last-boot.json", asdict(boot))
+
+    def failed(self) -> list[FailedRelease]:
+        """The releases that were given up, oldest first."""
+        found = _read(self._directory / "failed.json")
+        return (found and _decode(found, _failed_releases)) or []
+
+    def add_failed(self, release: FailedRelease) -> None:
+        """Put a release on the list; once, with its last cause."""
+        others = [other for other in self.failed() if other.commit != release.commit]
+        self._write_failed([*others, release][-_MAX_FAILED:])
+
+    def remove_failed(self, commit: str) -> None:
+        """It was confirmed, or a person wants it tried again."""
+        found = self.failed()
+        left = [other for other in found if other.commit != commit]
+        if left != found:
+            self._write_failed(left)
+
+    def _write_failed(self, releases: list[FailedRelease]) -> None:
+        value = {"format": FORMAT, "releases": [asdict(release) for release in releases]}
+        write_json(self._directory / "failed.json", value)
 
     def append(self, entry: HistoryEntry) -> None:
         """Add a line to the history, flushed."""
@@ -174,12 +231,18 @@ def now() -> float:
 
 
 def _load(path: Path, kind: type[Record]) -> Record | None:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_RECORD)
-    except OSError:
+    raw = _read(path)
+    if raw is None:
         return None
     return _decode(raw, lambda value: kind(**value) if value.get("format") == FORMAT else None)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_RECORD)
+    except OSError:
+        return None
 
 
 Decoded = TypeVar("Decoded")
@@ -189,12 +252,31 @@ def _decode(raw: bytes, make: Callable[[dict[str, Any]], Decoded | None]) -> Dec
     try:
         value = json.loads(raw)
         return make(value) if isinstance(value, dict) else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
+def _failed_releases(value: dict[str, Any]) -> list[FailedRelease] | None:
+    if value.get("format") != FORMAT:
+        return None
+    return [
+        FailedRelease(
+            str(release["commit"]),
+            str(release["release"]),
+            float(release["time"]),
+            str(release["cause"]),
+        )
+        for release in value["releases"]
+    ]
+
+
 def _history_entry(value: dict[str, Any]) -> HistoryEntry:
-    return HistoryEntry(**value)
+    detail = value.get("detail", {})
+    if not isinstance(detail, dict):
+        raise TypeError("detail")
+    named = {name: None if value.get(name) is None else str(value[name])
+             for name in ("release", "slot")}  # fmt: skip
+    return HistoryEntry(str(value["event"]), float(value["time"]), detail=detail, **named)
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -8,26 +8,45 @@ history, whenever a boot was judged and before another intent takes its place.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
-from abupdate.boot.state import BootState
+from abupdate.boot import state as boot
+from abupdate.boot.state import BootState, Ustate
 from abupdate.disk.layout import Slot
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
+from abupdate.health.check import UnhealthyError
+from abupdate.health.programs import look, scripts
 from abupdate.release.metadata import parse_release_toml
 from abupdate.update import trust
-from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
-from abupdate.update.slots import Machine, attempt_note
+from abupdate.update.records import (
+    FailedRelease,
+    HistoryEntry,
+    Intent,
+    SlotRecord,
+    SlotState,
+    now,
+)
+from abupdate.update.slots import Booted, Machine, attempt_note
 from abupdate.update.trials import Trials, cause
 
 LOST = "it was cut off while it was being armed, or the boot state was lost"
 UNFINISHED = "it was cut off before the slot was complete"
+INTERRUPTED = "no boot of it came to a verdict, and nothing on record speaks against it"
+USED_UP = "it was confirmed, and then none of its boots was healthy until they were used up"
+GIVEN_UP = ("fallback", "rejected")
+
+_HOOK_SECONDS = 60.0
 
 
 def settle(machine: Machine, state: BootState, events: Events) -> None:
     """Close the open intent, unless what it wanted is still to come."""
     intent = machine.records.intent()
-    if intent is None or intent.outcome is not None or state.on_trial == intent.slot:
+    if intent is None or intent.outcome is not None:
+        _tell_used_up(machine, state, events)
+        return
+    if state.on_trial == intent.slot:
         return
     slot = Slot(intent.slot)
     record = machine.records.slot(slot)
@@ -42,14 +61,52 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
                 _fell_back(machine, complete.release, complete.commit, slot, events)
         _note_lost(machine, intent, "unfinished", UNFINISHED, events)
     elif keeps:
-        _confirmed(machine, complete, events)
-        _close(machine, intent, "confirmed", None)
-        failpoint("confirm-recorded")
+        # What could not be noted now is tried again after the next boot.
+        if _confirmed(machine, complete, events):
+            _close(machine, intent, "confirmed", None, events)
+            failpoint("confirm-recorded")
+    elif state.failed == slot and not intent.rearmed and _interrupted(machine, intent):
+        _note_lost(machine, intent, "interrupted", INTERRUPTED, events)
     elif state.failed == slot or intent.armed is not None:
-        why = _fell_back(machine, intent.release, intent.commit, slot, events)
-        _close(machine, intent, "fallback", why)
+        why = _fell_back(machine, intent.release, intent.commit, slot, events, intent.cause)
+        _close(machine, intent, "fallback", why, events)
     else:
         _note_lost(machine, intent, "lost", LOST, events)
+
+
+def rearm_interrupted(
+    machine: Machine, state: BootState, booted: Booted, events: Events
+) -> Intent | None:
+    """Arm a trial whose boots were all cut off once more, if it was the last thing wanted.
+
+    The caller holds the job's lock; the slot that runs is healthy. What was
+    armed, or None.
+    """
+    intent = machine.records.intent()
+    if intent is None or intent.outcome != "interrupted" or intent.rearmed:
+        return None
+    slot, record = Slot(intent.slot), machine.records.slot(Slot(intent.slot))
+    complete = record is not None and record.state == SlotState.CLEAN
+    if not complete or state.failed != slot or booted.slot != state.slot:
+        return None
+    if booted.disk.slot(slot).label != slot.label:
+        return None
+    again = replace(intent, outcome=None, cause=None, armed=None, rearmed=True)
+    # First: a cut after this line gives it up, one before it tries again.
+    machine.records.write_intent(again)
+    machine.grubenv().write(boot.arm(state, slot))
+    failpoint("rearmed")
+    machine.records.write_intent(replace(again, armed=now()))
+    note(machine, events, HistoryEntry("rearmed", now(), intent.release, slot))
+    return again
+
+
+def _interrupted(machine: Machine, intent: Intent) -> bool:
+    """Whether nothing on record speaks against the release: cuts alone ended its boots."""
+    if intent.cause is not None:
+        return False  # it was being given up
+    boots = Trials(machine.paths.state).boots(intent.commit)
+    return not any(boot.against_it for boot in boots)
 
 
 def make_room(machine: Machine, state: BootState, events: Events) -> None:
@@ -67,37 +124,94 @@ def note(machine: Machine, events: Events, entry: HistoryEntry) -> None:
     attempt_note(lambda: machine.records.append(entry), events.warning, "history")
 
 
-def _fell_back(machine: Machine, release: str, commit: str, slot: Slot, events: Events) -> str:
+def _fell_back(
+    machine: Machine,
+    release: str,
+    commit: str,
+    slot: Slot,
+    events: Events,
+    known: str | None = None,
+) -> str:
     boots = Trials(machine.paths.state).boots(commit)
-    why = cause(boots)
-    detail = {"cause": why, "judged_boots": len(boots)}
+    why = known or cause(boots)
+    failed = FailedRelease(commit, release, now(), why)
+    attempt_note(lambda: machine.records.add_failed(failed), events.warning, "failed list")
+    detail = {"cause": why, "commit": commit, "boots": len(boots)}
     note(machine, events, HistoryEntry("fallback", now(), release, slot, detail))
     return why
 
 
 def _note_lost(machine: Machine, intent: Intent, outcome: str, why: str, events: Events) -> None:
-    detail = {"cause": why}
+    detail = {"cause": why, "commit": intent.commit}
     entry = HistoryEntry(outcome, now(), intent.release, Slot(intent.slot), detail)
     note(machine, events, entry)
-    _close(machine, intent, outcome, why)
+    _close(machine, intent, outcome, why, events)
 
 
-def _close(machine: Machine, intent: Intent, outcome: str, why: str | None) -> None:
-    machine.records.write_intent(replace(intent, outcome=outcome, cause=why))
+def _close(machine: Machine, intent: Intent, outcome: str, why: str | None, events: Events) -> None:
+    """The boot state is what it is: where data takes no writes, a later boot closes the intent."""
+    closed = replace(intent, outcome=outcome, cause=why)
+    attempt_note(lambda: machine.records.write_intent(closed), events.warning, "intent")
 
 
-def _confirmed(machine: Machine, record: SlotRecord, events: Events) -> None:
-    """Record, tag, floor and history of a slot that was confirmed."""
-    machine.records.write_slot(replace(record, confirmed=now()))
-    stamp = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
-    attempt_note(
-        lambda: machine.store().set_ref(f"refs/tags/booted-{stamp}", record.commit),
-        events.warning,
-        "booted tag",
+def _tell_used_up(machine: Machine, state: BootState, events: Events) -> None:
+    """A confirmed slot that used up its boots was given up by GRUB alone: tell it once."""
+    if state.ustate != Ustate.FAILED or state.failed == boot.NONE:
+        return
+    slot = Slot(state.failed)
+    record = machine.records.slot(slot)
+    if record is None or record.confirmed is None:
+        return
+    since = record.confirmed
+    told = any(
+        entry.event in GIVEN_UP and entry.slot == slot and entry.time > since
+        for entry in machine.records.history()
     )
-    if machine.booted().slot == record.slot:
-        attempt_note(lambda: _raise_floor(machine), events.warning, "version floor")
-    note(machine, events, HistoryEntry("confirmed", now(), record.release, Slot(record.slot)))
+    if not told:
+        _fell_back(machine, record.release, record.commit, slot, events, USED_UP)
+
+
+def _confirmed(machine: Machine, record: SlotRecord, events: Events) -> bool:
+    """Record, tag, floor, hooks and history of a slot that was confirmed; whether all succeeded.
+
+    Done again, it adds what is missing. The line of history says that the hooks have run.
+    """
+    if record.confirmed is None:
+        record = replace(record, confirmed=now())
+        noted = record
+        if not attempt_note(lambda: machine.records.write_slot(noted), events.warning, "record"):
+            return False
+    assert record.confirmed is not None
+    at = record.confirmed
+    stamp = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(at))
+    told = HistoryEntry("confirmed", at, record.release, Slot(record.slot))
+    todo: list[tuple[str, Callable[[], object]]] = [
+        (
+            "booted tag",
+            lambda: machine.store().set_ref(f"refs/tags/booted-{stamp}", record.commit),
+        ),
+        ("failed list", lambda: machine.records.remove_failed(record.commit)),
+    ]
+    runs = machine.booted().slot == record.slot
+    if runs:
+        todo.append(("version floor", lambda: _raise_floor(machine)))
+    if told not in machine.records.history():
+        if runs:
+            _run_hooks(machine, record, events)
+        todo.append(("history", lambda: machine.records.append(told)))
+    done = [attempt_note(action, events.warning, what) for what, action in todo]
+    return all(done)
+
+
+def _run_hooks(machine: Machine, record: SlotRecord, events: Events) -> None:
+    """`hooks/confirmed.d` of the release and of the owner. One that fails is told, and no more."""
+    folders = [base / "hooks/confirmed.d" for base in (machine.paths.vendor, machine.paths.etc)]
+    env = {"ABUPDATE_SLOT": record.slot, "ABUPDATE_RELEASE": record.release}
+    for hook in scripts(folders):
+        try:
+            look([hook], _HOOK_SECONDS, env=env)
+        except UnhealthyError as error:
+            events.warning(f"hook {hook.name}: {error.message}\n{error.output}".rstrip())
 
 
 def _raise_floor(machine: Machine) -> None:

@@ -8,17 +8,21 @@ readable by root only: others see slots as unfinished and the copies as problems
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from abupdate.boot.state import BootState, Ustate
+from abupdate.boot.state import NONE, BootState, Ustate
 from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import RefusedError
+from abupdate.health.mounts import failed_mounts
 from abupdate.update.job import running_job
 from abupdate.update.records import Intent, SlotRecord
 from abupdate.update.slots import Booted, Machine
 
 SCHEMA_VERSION = 1
+_MAX_RELEASE = 1024 * 1024
 
 USTATE_WORDS = {
     Ustate.OK: "ok",
@@ -75,9 +79,11 @@ class InstallStatus:
     """The last install and what became of it.
 
     `outcome`: installing, "installed, on trial" until it is confirmed,
-    confirmed, rejected, fallback, unfinished (it was cut off), "not armed" (as
-    asked for), or lost (complete, and cut off while it was being armed, or the
-    boot state was lost).
+    confirmed, rejected, fallback, interrupted (all boots of its trial were cut
+    off, and nothing speaks against it), unfinished (it was cut off), "not armed"
+    (as asked for), or lost (complete, and cut off while it was being armed, or
+    the boot state was lost). `rearmed`: its trial was interrupted once, and it
+    was armed again by itself.
     """
 
     release: str
@@ -85,17 +91,24 @@ class InstallStatus:
     outcome: str
     cause: str | None
     started: float
+    rearmed: bool
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """All of `abupdate status --json`. Times are seconds since the epoch."""
+    """All of `abupdate status --json`. Times are seconds since the epoch.
+
+    `failed`: releases that were given up here, and are not tried again by themselves.
+    `problems`: what is not as it should be, a difference between what was
+    installed, what runs and the boot state among it.
+    """
 
     schema_version: int
     booted: BootedStatus
     slots: dict[str, SlotStatus]
     boot: BootStatus | None
     last_install: InstallStatus | None
+    failed: list[str]
     job: dict[str, Any] | None
     problems: list[str]
 
@@ -109,6 +122,7 @@ def collect(machine: Machine) -> StatusReport:
     problems = list(reading.problems)
     slots = {str(slot): _slot(slot, booted, state, records[slot], problems) for slot in Slot}
     intent = machine.records.intent()
+    problems += differences(machine, booted, state, records, intent)
     working = running_job(machine.paths.runtime)
     return StatusReport(
         schema_version=SCHEMA_VERSION,
@@ -116,9 +130,51 @@ def collect(machine: Machine) -> StatusReport:
         slots=slots,
         boot=_boot(state, reading.source) if state else None,
         last_install=_last_install(intent, state, working is not None) if intent else None,
+        failed=[failed.release for failed in machine.records.failed()],
         job=working,
         problems=problems,
     )
+
+
+def differences(
+    machine: Machine,
+    booted: Booted,
+    state: BootState | None,
+    records: Mapping[Slot, SlotRecord | None],
+    intent: Intent | None,
+) -> list[str]:
+    """Where what was installed, what runs, and the boot state do not fit together."""
+    found = failed_mounts(machine.paths.runtime)
+    record = records[booted.slot] if booted.slot else None
+    running = _running_version(machine)
+    if record is not None and running is not None and running != record.release:
+        found.append(
+            f"Release {running} runs in slot {booted.slot}, and its record says {record.release}: "
+            "something else than abupdate wrote the slot."
+        )
+    if state is None or booted.slot is None:
+        return found
+    if booted.slot not in (state.slot, state.trial):
+        how = "GRUB fell back" if booted.arguments.how == "fallback" else "the menu was used"
+        found.append(
+            f"Slot {booted.slot} runs, and slot {state.slot} is what normally boots: {how}."
+        )
+    if state.ustate == Ustate.FAILED and state.failed != NONE and intent is None:
+        found.append(f"Slot {state.failed} was given up, and no record is left of what was in it.")
+    if state.ustate == Ustate.INSTALLED and (intent is None or intent.slot != state.trial):
+        found.append(f"Slot {state.trial} is armed, and no record tells of an install into it.")
+    return found
+
+
+def _running_version(machine: Machine) -> str | None:
+    """What the root filesystem says that it is; None where it says nothing."""
+    try:
+        with (machine.paths.root / ".abupdate/release.toml").open("rb") as file:
+            stated = tomllib.loads(file.read(_MAX_RELEASE).decode())
+    except (OSError, ValueError):
+        return None
+    version = stated.get("version")
+    return version if isinstance(version, str) else None
 
 
 def _slot(
@@ -205,6 +261,7 @@ def _last_install(intent: Intent, state: BootState | None, working: bool) -> Ins
         outcome=_outcome(intent, state, working),
         cause=intent.cause,
         started=intent.started,
+        rearmed=intent.rearmed,
     )
 
 

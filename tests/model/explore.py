@@ -86,7 +86,9 @@ def canonical(world: World, states: States, reports: bool) -> World:
     """The same world without what makes no difference any more."""
     intent = world.intent
     if intent and intent.outcome:
-        outcome = "confirmed" if intent.outcome == "confirmed" else "fallback"
+        # An interrupted one is armed once more; of the others, nothing comes any more.
+        again = intent.outcome == "interrupted" and not intent.rearmed
+        outcome = intent.outcome if again or intent.outcome == "confirmed" else "fallback"
         world = world.change(intent=Plan(intent.slot, intent.release, True, outcome))
     world = _renumbered(world) if reports else _unreported(world)
     if not world.faults and world.primary != LOST:
@@ -102,14 +104,15 @@ def canonical(world: World, states: States, reports: bool) -> World:
 def _unreported(world: World) -> World:
     """Without what only matters for P8. An open intent lets a healthy boot mark its slot."""
     a, b, first, second, intent = world.a, world.b, world.record_a, world.record_b, world.intent
-    still_open = intent is not None and intent.outcome is None
+    still_open = intent is not None and intent.outcome in (None, "interrupted")
     return world.change(
         a=a._replace(release=0) if a.release > 0 else a,
         b=b._replace(release=0) if b.release > 0 else b,
         record_a=first._replace(release=0) if first and first.release else first,
         record_b=second._replace(release=0) if second and second.release else second,
-        intent=Plan(intent.slot, 0, True, None) if intent and still_open else None,
+        intent=intent._replace(release=0, armed=True) if intent and still_open else None,
         owed=None,
+        again=0,
     )
 
 

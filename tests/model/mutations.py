@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from abupdate.boot import grubenv, state
-from abupdate.update import install
+from abupdate.update import install, settle, verdict
 from tests.model.world import Setting
 
 _BOOT = Setting(faults=1, installs=1, tears=0, reports=False)
@@ -42,6 +42,15 @@ def _breaks(*names: str) -> frozenset[str]:
 
 
 MUTATIONS = (
+    Mutation(
+        "an interrupted trial is armed by itself for ever",
+        "rearm_interrupted",
+        ", rearmed=True)",
+        ")",
+        _breaks("P8-for-ever"),
+        Setting(faults=0, installs=1, tears=0),
+        settle,
+    ),
     Mutation(
         "begin does not disarm",
         "begin",
@@ -189,7 +198,7 @@ def applied(mutation: Mutation) -> Iterator[None]:
         made,
     )
     with ExitStack() as stack:
-        for module in (state, grubenv, install):
+        for module in (state, grubenv, install, settle, verdict):
             if getattr(module, mutation.function, None) is original:
                 changed = made[mutation.function]
                 stack.enter_context(mock.patch.object(module, mutation.function, changed))

@@ -18,7 +18,7 @@ from tests.model.world import LOST, OFF, RESCUE, Setting, States, World
 Wrong = tuple[str, str]
 
 # What `abupdate status` says of an install whose armed release is not what runs.
-_TOLD = ("fallback", "rejected", "lost", "unknown")
+_TOLD = ("fallback", "rejected", "interrupted", "lost", "unknown")
 
 
 class Properties:
@@ -217,6 +217,8 @@ class Properties:
             # A rejection whose record was cut off is told as a fallback: imprecise, not false.
             if state is None or state.failed != write[2]:
                 yield "P8-false-fallback", f"a fallback of {write[2]} is told; none was on trial"
+        if after.again > 1 and after.again > before.again:
+            yield "P8-for-ever", f"{after.owed} is armed by itself for the second time"
         if self.forgets(before, write):
             text = f"{before.owed} was given up, nothing told it, and the intent is replaced"
             yield "P8-forgotten", text

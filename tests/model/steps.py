@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tests.model.grub import Grub
 from tests.model.properties import Properties, Wrong
 from tests.model.tape import Loss, Write
-from tests.model.userland import Journal, Operation, Userland
+from tests.model.userland import SPEAKS, Journal, Operation, Userland
 from tests.model.world import LOST, OFF, RESCUE, Disk, Setting, States, World, fresh_release
 
 _BRINGS = ("install", "reflash")
@@ -149,6 +149,9 @@ class Steps:
                     yield Operation("reflash", slot, release)
             return
         yield Operation("after_boot")
+        state, intent = self._properties.used(world), world.intent
+        if state and intent and intent.outcome is None and state.failed == intent.slot:
+            yield Operation("after_boot", SPEAKS)
         running = world.record(world.who)
         for release in releases:
             if running is None or release != running.release:
@@ -215,7 +218,9 @@ class Steps:
             case copy if copy in _COPIES:
                 return self._write_copy(world, operation, write[0], write[1])
             case _:
-                return _write_told(world, write, self._properties.forgets(world, write))
+                told = _write_told(world, write, self._properties.forgets(world, write))
+                wanted = write[0] == "intent" and operation.name in _ARMS and not write[1].outcome
+                return told.change(again=0) if wanted else told  # a person wants it from here on
 
     def _write_copy(self, world: World, operation: Operation, copy: str, number: int) -> World:
         before = self._properties.used(world)
@@ -229,11 +234,13 @@ class Steps:
             if disk.content == "complete" and not disk.confirmed:
                 after = after.with_disk(who, disk._replace(confirmed=True))
             if trial == who == world.owed:
-                after = after.change(owed=None, tried=0)
+                after = after.change(owed=None, tried=0, again=0)
         if copy != "primary":
             return after
-        if name in _ARMS and state.on_trial:
-            return after.change(owed=state.on_trial, tried=0)
+        again = name == "after_boot" and not trial  # it was interrupted
+        if state.on_trial and (name in _ARMS or again):
+            times = min(world.again + 1, 2) if again else 0
+            return after.change(owed=state.on_trial, tried=0, again=times)
         if state.on_trial:
             return after
         if trial and trial == world.owed and name in (*_BRINGS, "reject"):
@@ -251,9 +258,12 @@ def _other_follows(write: Write, rest: tuple[Write, ...]) -> bool:
 def _write_told(world: World, write: Write, forgotten: bool) -> World:
     """The intent, or a line of the history; both may tell the end of a trial."""
     if write[0] == "history":
-        told = write[1] in ("fallback", "rejected", "lost", "replaced") and write[2] == world.owed
+        told = (
+            write[1] in ("fallback", "rejected", "lost", "replaced", "interrupted")
+            and write[2] == world.owed
+        )
         return world.change(owed=None) if told else world
-    told = write[1].outcome in ("fallback", "rejected", "lost")
+    told = write[1].outcome in ("fallback", "rejected", "lost", "interrupted")
     if write[1].outcome == "confirmed" and world.owed == write[1].slot:
         disk = world.disk(write[1].slot)
         told = disk.confirmed and disk.release == write[1].release  # It is what runs, after all.

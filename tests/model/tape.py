@@ -16,7 +16,7 @@ from abupdate.boot.cmdline import BootArguments
 from abupdate.boot.grubenv import BACKUP, Grubenv, Reading
 from abupdate.boot.state import BootState
 from abupdate.disk.layout import BootDisk, Partition, Slot
-from abupdate.update.records import HistoryEntry, Intent, Records, SlotRecord
+from abupdate.update.records import FailedRelease, HistoryEntry, Intent, Records, SlotRecord
 from abupdate.update.slots import Booted, Machine
 from tests.model.world import LOST, Plan, Record, States, World
 
@@ -138,18 +138,27 @@ class ModelRecords(Records):
 
     def write_intent(self, intent: Intent) -> None:
         armed = intent.armed is not None
-        new = Plan(str(intent.slot), int(intent.commit), armed, intent.outcome)
+        new = Plan(str(intent.slot), int(intent.commit), armed, intent.outcome, intent.rearmed)
         self._tape.put("intent", new, ("intent", new))
 
     def append(self, entry: HistoryEntry) -> None:
         self._tape.writes.append(("history", entry.event, str(entry.slot), entry.release))
+
+    def history(self) -> list[HistoryEntry]:
+        return []
+
+    def add_failed(self, release: FailedRelease) -> None:
+        """What is not tried again; no rule of a boot reads it."""
+
+    def remove_failed(self, commit: str) -> None:
+        """As above."""
 
 
 def as_intent(plan: Plan) -> Intent:
     """The product's form of an intent."""
     name = str(plan.release)
     armed = 1.0 if plan.armed else None
-    return Intent(plan.slot, name, name, "", None, 0.0, armed, plan.outcome)
+    return Intent(plan.slot, name, name, "", None, 0.0, armed, plan.outcome, rearmed=plan.rearmed)
 
 
 class _Store:

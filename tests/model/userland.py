@@ -1,6 +1,6 @@
 """What userland does: the product's own use cases, run on a `ModelMachine`.
 
-`install`, `arm_installed`, `after_boot`, `reject` and `rollback` are the real
+`install`, `arm_installed`, `boot_passed`, `reject` and `rollback` are the real
 functions, with the real order of their writes. Replaced is only what needs a
 device: the filesystem of the slot, the bundle, the lock, the tag and the floor.
 What rescue does, and `acknowledge` and `rescue boot`, have no code outside of
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -29,9 +30,12 @@ from abupdate.release.metadata import Version
 from abupdate.store.materialise.apply import Written
 from abupdate.update import confirm as confirm_module
 from abupdate.update import install as install_module
+from abupdate.update import judge as judge_module
 from abupdate.update import settle as settle_module
+from abupdate.update import verdict as verdict_module
 from abupdate.update.admit import Release
 from abupdate.update.records import Intent, SlotState
+from abupdate.update.trials import TrialBoot
 from tests.model.tape import Loss, ModelMachine, Tape, Write, slot_of_device, value_of
 from tests.model.world import Setting, States, World
 
@@ -40,8 +44,12 @@ _NO = Path("/dev/null")
 _NOWHERE = Paths(_NO / "root", _NO / "data", _NO / "esp", _NO / "run", _NO / "cmdline")
 
 
+# What a boot may find in the records of a trial that is over: something against the release.
+SPEAKS = "with something against it"
+
+
 class Operation(NamedTuple):
-    """An act of userland. `target` is a slot, `release` what an install brings."""
+    """An act of userland. `target` is a slot or `SPEAKS`, `release` what an install brings."""
 
     name: str
     target: str = ""
@@ -81,6 +89,7 @@ class Userland:
         self._known: dict[tuple[Operation, tuple[Loss, ...]], Branch | Journal] = {}
         self._tape: Tape | None = None
         self._release = 0
+        self._speaks = False
         self.runs = 0
 
     def journal(self, world: World, operation: Operation, losses: tuple[Loss, ...] = ()) -> Journal:
@@ -94,6 +103,7 @@ class Userland:
         self.runs += 1
         self._tape = tape = Tape(world, self._states, losses)
         self._release = operation.release
+        self._speaks = operation.target == SPEAKS
         machine = ModelMachine(paths=_NOWHERE, tape=tape)
         refusal = ""
         try:
@@ -135,6 +145,11 @@ class Userland:
         def no_lock(*_: Any) -> Any:
             return nullcontext()
 
+        def speaks() -> bool:
+            return self._speaks
+
+        trials = partial(_SomeTrials, speaks)
+
         def same(state: BootState) -> BootState:
             return state
 
@@ -147,13 +162,15 @@ class Userland:
             (install_module, "_materialise", self._materialise),
             (install_module, "_read_back", nothing),
             (install_module, "etc", SimpleNamespace(carry_over=nothing)),
-            (install_module, "Trials", _NoTrials),
+            (install_module, "Trials", trials),
             (confirm_module, "require_root", nothing),
             (confirm_module, "job", no_lock),
-            (confirm_module, "Trials", _NoTrials),
-            (settle_module, "Trials", _NoTrials),
+            (confirm_module, "Trials", trials),
+            (verdict_module, "require_root", nothing),
+            (verdict_module, "job", no_lock),
+            (settle_module, "Trials", trials),
             (settle_module, "_raise_floor", nothing),
-            (confirm_module, "seen", SimpleNamespace(remember=nothing)),
+            (judge_module, "seen", SimpleNamespace(remember=nothing)),
         ]
 
     def _admit(self, *_: Any) -> Release:
@@ -196,17 +213,17 @@ class Userland:
         return None, Written(0, 0, 0, 0)
 
 
-class _NoTrials:
-    """The records of trial boots only tell the cause; no rule reads them."""
+class _SomeTrials:
+    """The records of trial boots: something in them speaks against the release, or nothing."""
 
-    def __init__(self, _state: Path) -> None:
-        pass
+    def __init__(self, speaks: Callable[[], bool], _state: Path) -> None:
+        self._speaks = speaks
 
     def forget(self, _commit: str) -> None:
         pass
 
-    def boots(self, _commit: str) -> list[Any]:
-        return []
+    def boots(self, _commit: str) -> list[TrialBoot]:
+        return [TrialBoot("", 1, 0.0, verdict="failed")] if self._speaks() else []
 
 
 Act = Callable[[ModelMachine, Operation, Settings], object]
@@ -272,7 +289,7 @@ def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
 _ACTS: dict[str, Act] = {
     "install": _install,
     "arm": lambda machine, _, __: install_module.arm_installed(machine, _Quiet()),
-    "after_boot": lambda machine, _, s: confirm_module.after_boot(machine, s, _Quiet()),
+    "after_boot": lambda machine, _, s: verdict_module.boot_passed(machine, s, _Quiet()),
     "reject": lambda machine, _, __: confirm_module.reject(machine, _Quiet()),
     "rollback": lambda machine, _, __: confirm_module.rollback(machine, _Quiet()),
     "acknowledge": _acknowledge,

@@ -48,15 +48,17 @@ class Plan(NamedTuple):
     release: int
     armed: bool
     outcome: str | None
+    rearmed: bool = False
+    given_up: bool = False
 
 
 class World(NamedTuple):
-    """Everything. The last two are not on the disk: the checks remember them.
+    """Everything. The last three are not on the disk: the checks remember them.
 
     `primary` and `backup` are numbers of a `States`, or LOST. `who` runs (A, B, R,
     or OFF), booted as `how`.
     `owed`: the slot whose armed release has neither come true nor been reported.
-    `tried`: boots of the trial by GRUB.
+    `tried`: boots of the trial by GRUB. `again`: how often it was armed by itself.
     """
 
     primary: int
@@ -75,6 +77,7 @@ class World(NamedTuple):
     tears: int
     owed: str | None
     tried: int
+    again: int
 
     def change(self, **fields: object) -> World:
         """With other values, as `_replace`, in a third of its time."""
@@ -203,4 +206,5 @@ def first_world(states: States, provisioned: BootState, setting: Setting) -> Wor
         tears=setting.tears,
         owed=None,
         tried=0,
+        again=0,
     )

@@ -25,7 +25,9 @@ def shared_device() -> Iterator[BootDevice]:
     top.chmod(0o755)
     device = make_boot_device(make_device(top))
     for version in ("2", "3"):
-        make_release(device, make_rootfs(top / f"rootfs{version}", version), version)
+        rootfs = make_rootfs(top / f"rootfs{version}", version)
+        shutil.copy(top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers")
+        make_release(device, rootfs, version)
     shutil.copytree(device.paths.data, top / "saved", symlinks=True)
     subprocess.run(["chown", "-R", "65534:65534", top / "saved/abupdate/store.git"], check=True)
     yield device

@@ -81,6 +81,8 @@ def test_confirm_needs_passing_checks_and_resets_the_countdown(
         check.parent.mkdir(parents=True)
         check.write_text("#!/bin/sh\necho no answer; exit 3\n")
         check.chmod(0o755)
+        quick = "[health]\nwait = 0.0\n[confirm]\nsettle = 1\n"
+        (device.paths.etc / "config.toml").write_text(quick)
         assert device.run("check", "--boot") == 7
         assert device.state().ustate == Ustate.INSTALLED
         check.write_text("#!/bin/sh\nexit 0\n")

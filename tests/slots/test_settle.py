@@ -57,7 +57,7 @@ def test_a_fallback_is_told_before_the_next_install_hides_it(
     give_up(device)
     assert device.run("install", device.top / "3.bundle") == 0
     _, events = told(device, capsys)
-    assert events == ["installed", "fallback", "installed"]
+    assert events == ["installed", "interrupted", "installed"]
 
 
 def test_an_armed_release_that_a_lost_boot_state_forgot_is_told(
@@ -96,4 +96,5 @@ def test_not_armed_as_asked_for_is_no_failure(
     assert device.run("arm") == 0
     give_up(device)
     assert device.run("confirm", "--boot") == 0
-    assert told(device, capsys) == ("fallback", ["installed", "fallback"])
+    events = ["installed", "interrupted", "rearmed"]
+    assert told(device, capsys) == ("installed, on trial", events)

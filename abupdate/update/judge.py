@@ -1,0 +1,84 @@
+"""The two ends of a trial, as the verbs of a person and the units of a boot share them.
+
+The boot state is written first and read back; tag, floor, history and records
+follow, and never undo it: a missing one is added by a later boot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from abupdate.boot import state as boot
+from abupdate.boot.state import BootState, Ustate
+from abupdate.config import Settings
+from abupdate.disk.layout import Slot
+from abupdate.errors import NothingToDoError
+from abupdate.events import Events
+from abupdate.failpoints import failpoint
+from abupdate.update import seen
+from abupdate.update.records import FailedRelease, HistoryEntry, now
+from abupdate.update.settle import note, settle
+from abupdate.update.slots import Booted, Machine, attempt_note
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judgement changed, for the one who asked. `reboot`: only that leaves the slot."""
+
+    text: str
+    reboot: bool = False
+
+
+def on_trial(booted: Booted, state: BootState) -> bool:
+    """Whether the slot that runs is on trial."""
+    return state.ustate == Ustate.INSTALLED and booted.slot == state.trial
+
+
+def confirm_trial(
+    machine: Machine, booted: Booted, state: BootState, settings: Settings, events: Events
+) -> Verdict:
+    """Keep the trial that runs. Raises `NothingToDoError` when none does."""
+    if booted.slot is None or not on_trial(booted, state):
+        raise NothingToDoError("No trial is running.", "`abupdate status` tells what is.")
+    done = boot.confirm(state, booted.slot, settings.boot.tries, settings.boot.limit)
+    write_judged(machine, state, done, events)
+    failpoint("confirmed")
+    settle(machine, done, events)
+    record = machine.records.slot(booted.slot)
+    release = record.release if record else "unknown"
+    return Verdict(f"Release {release} in slot {booted.slot} is confirmed.")
+
+
+def give_up(
+    machine: Machine, booted: Booted, state: BootState, outcome: str, why: str, events: Events
+) -> Verdict:
+    """Give the armed or running trial up. `outcome`: rejected (a person did) or fallback."""
+    given_up = boot.reject(state)
+    slot = Slot(given_up.failed)
+    record, intent = machine.records.slot(slot), machine.records.intent()
+    if intent is not None and intent.slot == slot and intent.outcome is None:
+        # Before the boot state: a cut right after that must not look like an interruption.
+        marked = replace(intent, cause=why)
+        attempt_note(lambda: machine.records.write_intent(marked), events.warning, "intent")
+    write_judged(machine, state, given_up, events)
+    failpoint("given-up")
+    if record is not None:
+        failed = FailedRelease(record.commit, record.release, now(), why)
+        attempt_note(lambda: machine.records.add_failed(failed), events.warning, "failed list")
+    if intent is not None and intent.slot == slot:
+        closed = replace(intent, outcome=outcome, cause=why)
+        attempt_note(lambda: machine.records.write_intent(closed), events.warning, "intent")
+    release = record.release if record else None
+    detail = {"cause": why} | ({"commit": record.commit} if record else {})
+    note(machine, events, HistoryEntry(outcome, now(), release, slot, detail))
+    running = booted.slot == slot
+    text = f"Release {release or 'unknown'} in slot {slot} is given up: {why}."
+    return Verdict(f"{text} Reboot to leave it." if running else text, reboot=running)
+
+
+def write_judged(machine: Machine, before: BootState, after: BootState, events: Events) -> None:
+    """Write what a judgement came to. It sets GRUB's mark back, which `doctor` asks for later."""
+    attempt_note(
+        lambda: seen.remember(machine.paths.runtime, before.seen), events.warning, "GRUB's mark"
+    )
+    machine.grubenv().write(after)
