@@ -76,6 +76,17 @@ CMDLINE = (
     "console=tty0 console=ttyS0 quiet loglevel=4 panic=5 oops=panic mitigations=off no_timer_check"
 )
 
+# Each second of patience counts once a boot, and the tests boot often.
+CONFIG = f"""\
+[device]
+compatible = "{COMPATIBLE}"
+[confirm]
+settle = 2
+[health]
+wait = 2
+interval = 1
+"""
+
 _COMMAND = """\
 #!/usr/bin/python3 -I
 import sys
@@ -190,9 +201,10 @@ def _stage(stage: Path, allowed_signers: str) -> None:
     health = cache.PROJECT / "healthcheck"
     for unit in [*health.glob("abupdate-*"), *GUEST.glob("units/*")]:
         _copy(unit, units)
-    for kind in ("required.d", "wanted.d"):
-        for check in health.glob(f"{kind}/*"):
-            _copy(check, vendor / kind)
+    for folder in health.glob("*.target.d"):
+        (units / folder.name).mkdir()
+        for drop_in in folder.iterdir():
+            _copy(drop_in, units / folder.name)
     # What the ESP's files are compared with, by `abupdate doctor`.
     (vendor / "grub").mkdir()
     for part in (cache.PROJECT / "grub").glob("*.cfg"):
@@ -200,7 +212,7 @@ def _stage(stage: Path, allowed_signers: str) -> None:
     (stage / "usr/lib/abupdate-test").mkdir()
     for program in GUEST.glob("files/*"):
         _copy(program, stage / "usr/lib/abupdate-test")
-    (vendor / "config.toml").write_text(f'[device]\ncompatible = "{COMPATIBLE}"\n')
+    (vendor / "config.toml").write_text(CONFIG)
     (vendor / "allowed_signers").write_text(allowed_signers)
     for path in [stage, *stage.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)

@@ -1,4 +1,4 @@
-"""`make demo` as a test: an update that is confirmed and one that GRUB takes back.
+"""`make demo` as a test: an update that is confirmed and one that is taken back.
 
 On other disks than the demo's, and beside another device's disk with the same
 labels: in front of ours, where a search would find it first, or behind it.
@@ -35,7 +35,7 @@ def test_confirm_and_fallback(played: Played) -> None:
         ("3", "A", "trial", "1"),
         ("3", "A", "trial", "2"),
         ("3", "A", "trial", "3"),
-        ("2", "B", "fallback", "-"),
+        ("2", "B", "normal", "-"),
     ]
 
 
