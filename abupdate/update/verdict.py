@@ -228,17 +228,15 @@ def _leave(
 def _patient_job(machine: Machine, name: str) -> Iterator[None]:
     """The lock of all jobs; another one gets `_PATIENCE` seconds to end."""
     end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            held = job(machine.paths.runtime, name)
-            held.__enter__()
-            break
-        except BusyError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(1)
     with ExitStack() as stack:
-        stack.push(held)
+        while True:
+            try:
+                stack.enter_context(job(machine.paths.runtime, name))
+                break
+            except BusyError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(1)
         yield
 
 
