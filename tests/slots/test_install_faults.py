@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(
 
 # All that an install goes through; the others belong to a confirm.
 INSTALL_POINTS = sorted(
-    failpoints.NAMES - {"state-backup-written", "confirmed", "confirm-recorded"}
+    failpoints.NAMES
+    - {"state-backup-written", "confirmed", "confirm-recorded", "given-up", "rearmed"}
 )
 
 
