@@ -27,7 +27,7 @@ vm: install-tools
 	$(BIN)/python qemu/demo.py --console --firmware $(FIRMWARE)
 
 test: test-quick
-	$(BIN)/pytest -n 2 --dist loadfile -m "vm and not long"
+	$(BIN)/pytest -m "vm and not long"
 
 test-quick: install-tools
 	$(BIN)/pytest -n 2 --dist loadfile -m "not vm"

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# The parts are 4 GiB, and the disks of a module of tests at most as much again; two may run
-# side by side.
-FREE_SPACE = 14 << 30  # bytes
+# The parts are 4 GiB, and the disks of a module of tests at most as much again.
+FREE_SPACE = 10 << 30  # bytes
 
 QEMU = Path(__file__).resolve().parents[2] / "qemu"
 sys.path.insert(0, str(QEMU))
