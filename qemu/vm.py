@@ -132,8 +132,7 @@ class VM:
             )
         try:
             self._qmp = QMPClient("abupdate")
-            self._wait_for_socket("qmp")
-            self._await(self._qmp.connect(str(self._socket("qmp"))))
+            self._await(self._qmp.connect(self._connect("qmp")))
             self.serial.attach(self._connect("serial"))
             self.agent.attach(self._connect("agent"))
             self.qmp("cont")
@@ -255,17 +254,20 @@ class VM:
     def _socket(self, name: str) -> Path:
         return self.directory / f"{name}.sock"
 
-    def _wait_for_socket(self, name: str) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._socket(name).exists():
-            if not self.running or time.monotonic() > deadline:
-                raise VMError(f"QEMU did not start: {self._log_tail()}")
-            time.sleep(0.02)
-
     def _connect(self, name: str) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(str(self._socket(name)))
-        return connection
+        # QEMU makes a socket and listens a moment later: until then it refuses.
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(str(self._socket(name)))
+            except (FileNotFoundError, ConnectionRefusedError):
+                connection.close()
+                if not self.running or time.monotonic() > deadline:
+                    raise VMError(f"QEMU did not start: {self._log_tail()}") from None
+                time.sleep(0.02)
+            else:
+                return connection
 
     def _await(self, waiting: Coroutine[Any, Any, Any]) -> Any:
         return self._loop.run_until_complete(asyncio.wait_for(waiting, _START_SECONDS))

@@ -46,7 +46,7 @@ def containers(names: Sequence[str], timeout: float) -> str:
     )
     # With a name that it does not know, podman tells the others and exits with 125.
     told = _by_name(done.stdout)
-    if done.code and not told:
+    if done.code and "no such container" not in done.stderr.lower():
         raise UnhealthyError(f"podman exits with {done.code}: {_last_line(done.stderr)}")
     bad = [f"{name} {why}" for name in names if (why := _ill(told.get(name)))]
     if bad:

@@ -12,8 +12,13 @@ from pathlib import Path
 import pytest
 
 from abupdate.disk.layout import Slot
+from abupdate.health.check import Check, UnhealthyError
+from abupdate.health.watch import Patience
+from abupdate.update import evidence, verdict
+from abupdate.update.health import HealthCheck
 from tests.slots import loop
 from tests.slots.boot_device import BootDevice, make_boot_device
+from tests.slots.boots import Boots
 from tests.slots.device import Device, make_device, make_release
 from tests.slots.rootfs import make_rootfs
 
@@ -44,6 +49,29 @@ def device(shared_device: BootDevice) -> BootDevice:
     shared_device.fill_esp()
     shared_device.power_on()
     return shared_device
+
+
+@pytest.fixture
+def boots(device: BootDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boots:
+    """Release 2 installed into B, nothing booted yet. Only our own check is asked."""
+    found = Boots(device, [], tmp_path)
+
+    def look(_timeout: float) -> str:
+        if found.ill:
+            raise UnhealthyError(found.ill, "first line\nlast line")
+        return "fine"
+
+    checks = HealthCheck([Check("service", True, look)], Patience(5.0))
+    monkeypatch.setattr(verdict, "health_check", lambda _machine: checks)
+    monkeypatch.setattr(evidence, "boot_id", lambda: f"boot-{found.number}")
+    monkeypatch.setattr(evidence, "uptime", lambda: found.uptime)
+    monkeypatch.setattr(evidence, "journal_tail", lambda: ("a line of the log",))
+    monkeypatch.setattr(evidence, "failed_units", lambda: ("failed: kiosk.service",))
+    dumps = evidence.crash_dumps
+    monkeypatch.setattr(evidence, "crash_dumps", lambda _root: dumps(tmp_path))
+    monkeypatch.setattr(evidence, "boot_is_complete", lambda: False)
+    assert device.run("install", device.top / "2.bundle") == 0
+    return found
 
 
 @pytest.fixture(scope="package")

@@ -87,7 +87,7 @@ def container(name: str, status: str, **more: object) -> dict[str, object]:
         ([container("web", "running")], "ok: all run"),
         ([container("web", "exited")], "web is exited (exit code 3)"),
         ([container("web", "paused")], "web is paused"),
-        ([], "podman exits with 125: no such container"),
+        ([], "web does not exist"),
         ([container("other", "running")], "web does not exist"),
         ([container("web", "running", Health={"Status": "healthy"})], "ok: all run"),
         ([container("web", "running", Health={"Status": ""})], "ok: all run"),
@@ -104,13 +104,13 @@ def test_containers(
 ) -> None:
     (tmp_path / "listed").write_text(json.dumps(listed))
     code = 0 if [one["Name"] for one in listed] == ["web"] else 125
-    program("podman", f"cat {tmp_path}/listed; echo no such container >&2; exit {code}")
+    program("podman", f"cat {tmp_path}/listed; echo Error: no such container web >&2; exit {code}")
     assert told(lambda: services.containers(("web",), 5.0)) == says
 
 
 @pytest.mark.row("S35")
 def test_a_podman_that_fails_or_is_not_there(program: Callable[[str, str], None]) -> None:
-    program("podman", "echo 'cannot open storage' >&2; exit 1")
+    program("podman", "echo []; echo 'cannot open storage' >&2; exit 1")
     assert (
         told(lambda: services.containers(("web",), 5.0))
         == "podman exits with 1: cannot open storage"

@@ -132,6 +132,24 @@ def test_up_and_never_judged(trials: Trials) -> None:
     assert boot["reasons"] == ["no verdict in 60 seconds (still starting: endless.service)"]
 
 
+@pytest.mark.row("U34")
+def test_a_person_was_to_look_and_nobody_did(trials: Trials) -> None:
+    """Manual mode: its checks pass, and the deadline for confirming it goes by."""
+    settings = '[confirm]\nmode = "manual"\ndeadline = 90\n'
+    trials.give({"abupdate/config.d/60-confirm.toml": settings})
+    before = len(trials.machine.markers())
+    trials.start()
+    trials.machine.settle()
+    assert "waiting for `abupdate confirm`" in log(trials.machine)
+    status = trials.machine.status()
+    assert (status["boot"]["ustate"], status["boot"]["trial"]) == (1, "B")
+    trials.came_back()
+    assert trials.boots(before) == [("B", "trial"), ("A", "normal")]
+    (boot,) = trials.why("Manual mode, and nobody confirms")["boots"]
+    assert boot["reasons"] == ["nobody confirmed it in 90 seconds"]
+    assert all(check["passed"] for check in boot["checks"])
+
+
 @pytest.mark.row("U12")
 def test_a_panic_that_the_platform_keeps(trials: Trials) -> None:
     trials.give(
