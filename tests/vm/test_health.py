@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import demo_parts
 import device
@@ -192,11 +193,14 @@ def test_without_a_data_partition(trials: Trials) -> None:
     health_docs.keep("Without a data partition", "check", checked.stdout)
     machine.power_off()
     rename_data(trials.image, "lost", "data")
+    tear_superblock(trials.image, "data")
     machine.power_on()
     assert machine.wait_for_boot().slot == "A"
     assert machine.settle() == "running"
     story = trials.why("Without a data partition, which is back")
     assert (story["event"], story["rearmed"], story["boots"]) == ("interrupted", True, [])
+    mounts = machine.run("cat", "/run/abupdate/mounts").stdout
+    assert "could not be mounted, repaired by e2fsck -y" in mounts
     machine.run("abupdate", "reject")
     machine.run("abupdate", "acknowledge")
 
@@ -268,7 +272,21 @@ def wait_for(true: Callable[[], bool], machine: DeviceVM, seconds: float = 120) 
 
 def rename_data(image: Path, old: str, new: str) -> None:
     """Give a partition of a disk image another GPT name."""
-    found = run(["sfdisk", "--json", image]).stdout
-    parts = json.loads(found)["partitiontable"]["partitions"]
-    number = [part["name"] for part in parts].index(old) + 1
+    number = [part["name"] for part in partitions(image)].index(old) + 1
     run(["sfdisk", "--part-label", image, str(number), new])
+
+
+def tear_superblock(image: Path, name: str) -> None:
+    """As a power cut may leave it when it is written: the second of its two sectors is older."""
+    (start,) = [part["start"] * 512 for part in partitions(image) if part["name"] == name]
+    with image.open("r+b") as file:
+        file.seek(start + 1536)
+        older = bytes([file.read(1)[0] ^ 1])
+        file.seek(start + 1536)
+        file.write(older)
+
+
+def partitions(image: Path) -> list[dict[str, Any]]:
+    found = run(["sfdisk", "--json", image]).stdout
+    parts: list[dict[str, Any]] = json.loads(found)["partitiontable"]["partitions"]
+    return parts

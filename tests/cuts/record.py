@@ -1,0 +1,193 @@
+"""A device's life, and all that reached its disk in it.
+
+Userland runs in a Debian machine, on a disk that is plugged into it for one
+phase at a time; GRUB's own boots run on the same disk. Each phase is kept with
+the disk as it was before, and with all writes and flushes since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import demo_parts
+import device
+import guest
+import publisher
+import write_log
+from device_vm import DeviceVM, make_medium
+from image import Sizes
+from vm import VM, accelerator
+from vm import Disk as VMDisk
+
+from abupdate.disk.layout import MIB
+from tests.cuts.releases import Releases
+from tests.grub.grubbox import Disk, boot
+from tests.grub.sweep import no_wait
+
+SIZES = Sizes(root=16 * MIB, rescue=4 * MIB, boot=8 * MIB, disk=72 * MIB)
+_NAME, _MEDIUM = "cut", "bundles"
+_BY_ID = "/dev/disk/by-id/virtio"
+_INSIDE = Path(__file__).parent / "inside.py"
+# What belongs to the user: path on the data partition → text.
+USER = {
+    "state/photo": "".join(f"line {number} of what nobody has twice\n" for number in range(3000)),
+    "etc/A/upper/hostname": "kiosk-17\n",
+}
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What the running system is told of its boot."""
+
+    slot: Literal["A", "B"]
+    how: Literal["normal", "trial", "fallback"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One phase to be recorded. Without `commands` it is GRUB's boot into `boot`.
+
+    `broken`: a mistake of `inside` that is put into abupdate for it; its exit codes are free then.
+    """
+
+    name: str
+    boot: Boot
+    commands: Sequence[Sequence[str]] = ()
+    codes: Sequence[int] = ()
+    broken: str = ""
+
+
+_JUDGED = (("started",), ("check", "--boot"), ("confirm", "--boot"))
+_PASSED = (0, 0, 0)
+_REJECTED = (("started",), ("check", "--boot"), ("reject", "--boot"))
+_FAILED = (0, 7, 0)
+# Writes what belongs to the user; not looked at.
+PREPARE = Step("prepare", Boot("A", "normal"), [("status",)], [0])
+# A whole life: both kinds of install, both ways to confirm, a rollback, both kinds of fallback.
+LIFE = (
+    Step("install, empty slot", Boot("A", "normal"), [("install", "/run/bundles/2.bundle")], [0]),
+    Step("GRUB: trial", Boot("B", "trial")),
+    Step("confirm", Boot("B", "trial"), _JUDGED, _PASSED),
+    Step("rollback", Boot("B", "normal"), [("rollback",)], [0]),
+    Step("GRUB: trial of the rollback", Boot("A", "trial")),
+    Step("confirm the rollback", Boot("A", "trial"), _JUDGED, _PASSED),
+    Step("install, update", Boot("A", "normal"), [("install", "/run/bundles/3.bundle")], [0]),
+    Step("GRUB: first trial", Boot("B", "trial")),
+    Step("a trial that hangs", Boot("B", "trial"), [("started",)], [0]),
+    Step("GRUB: last trial", Boot("B", "trial")),
+    Step("GRUB: fallback", Boot("A", "fallback")),
+    Step("armed once more", Boot("A", "fallback"), _JUDGED, _PASSED),
+    Step("GRUB: first trial again", Boot("B", "trial")),
+    Step("a trial that fails", Boot("B", "trial"), _REJECTED, _FAILED),
+    Step("GRUB: last trial again", Boot("B", "trial")),
+    Step("the last trial fails", Boot("B", "trial"), _REJECTED, _FAILED),
+    Step("GRUB: after it was given up", Boot("A", "normal")),
+    Step("the fallback is told", Boot("A", "normal"), _JUDGED, _PASSED),
+    Step("GRUB: normal boot", Boot("A", "normal")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a step did to the disk: its content before, and the writes between flushes."""
+
+    step: Step
+    before: Path
+    epochs: list[list[write_log.Write]] = field(repr=False)
+
+    @property
+    def writes(self) -> int:
+        """How many sectors were written."""
+        return sum(len(epoch) for epoch in self.epochs)
+
+
+def new_disk(releases: Releases, image: Path) -> Disk:
+    """A new device of small size, release 1 in slot A."""
+    built = device.build(releases.bundle("1"), releases.signers, SIZES)
+    return no_wait(Disk(device.copy(built, image), SIZES.partitions()))
+
+
+@contextmanager
+def debian(scratch: Path) -> Iterator[DeviceVM]:
+    """A machine to record in: a device of the ordinary test releases, booted."""
+    series = publisher.publish([demo_parts.ONE])
+    signers = publisher.key().allowed_signers
+    root = device.copy(device.build(series.bundle("1"), signers), scratch / "debian.img")
+    accel = accelerator(lambda: guest.kernel(guest.build(demo_parts.ONE, signers.read_text())))
+    with VM([VMDisk(root)], firmware="bios", accel=accel) as vm:
+        machine = DeviceVM(vm)
+        machine.power_on()
+        machine.wait_for_boot()
+        machine.settle()
+        yield machine
+
+
+class Recorder:
+    """Lets small devices live on disks that are plugged into a running machine."""
+
+    def __init__(self, machine: DeviceVM, releases: Releases, scratch: Path) -> None:
+        self._machine = machine
+        self._releases = releases
+        self._scratch = scratch
+        self._lives = 0
+        bundles = {f"{version}.bundle": releases.bundle(version) for version in "23"}
+        medium = make_medium(scratch / "bundles.img", bundles)
+        machine.vm.attach_disk(_MEDIUM, VMDisk(medium, readonly=True))
+        machine.run("udevadm", "wait", "--timeout=60", f"{_BY_ID}-{_MEDIUM}")
+        machine.run("mkdir", "-p", f"/run/{_MEDIUM}")
+        machine.run("mount", "-o", "ro", f"{_BY_ID}-{_MEDIUM}", f"/run/{_MEDIUM}")
+
+    def life(self, steps: Sequence[Step] = LIFE, start: Path | None = None) -> list[Phase]:
+        """Let a new device live through these steps, or one whose disk is `start`.
+
+        Raises AssertionError when a step goes another way.
+        """
+        self._lives += 1
+        folder = self._scratch / f"life-{self._lives}"
+        folder.mkdir()
+        if start is None:
+            disk = new_disk(self._releases, folder / "disk.img")
+            self._userland(disk, PREPARE, folder / "prepare.log", USER)
+        else:
+            disk = Disk(device.copy(start, folder / "disk.img"), SIZES.partitions())
+        phases = []
+        for number, step in enumerate(steps):
+            before = device.copy(disk.image, folder / f"{number}.img")
+            log = folder / f"{number}.log"
+            if step.commands:
+                self._userland(disk, step, log, {})
+            else:
+                _grub(disk, step, log)
+            phases.append(Phase(step, before, write_log.epochs(log)))
+            log.unlink()
+        return phases
+
+    def _userland(self, disk: Disk, step: Step, log: Path, user: Mapping[str, str]) -> None:
+        machine = self._machine
+        machine.vm.attach_disk(_NAME, VMDisk(disk.image), log=log)
+        machine.run("udevadm", "wait", "--timeout=60", f"{_BY_ID}-{_NAME}-part6")
+        asked = {
+            "slot": step.boot.slot,
+            "how": step.boot.how,
+            "commands": [list(words) for words in step.commands],
+            "user": dict(user),
+            "broken": step.broken,
+        }
+        words = ("python3", "-", json.dumps(asked))
+        done = machine.vm.agent.run(words, timeout=600, stdin=_INSIDE.read_text())
+        machine.vm.detach_disk(_NAME)
+        codes = json.loads(done.stdout.splitlines()[-1])
+        assert step.broken or codes == list(step.codes), (
+            f"{step.name}: {codes}\n{done.stdout}\n{done.stderr}"
+        )
+
+
+def _grub(disk: Disk, step: Step, log: Path) -> None:
+    arguments = boot(disk, log=log).arguments
+    found = (arguments.slot, arguments.how)
+    assert found == (step.boot.slot, step.boot.how), f"{step.name}: {found}"

@@ -1,0 +1,114 @@
+"""Three small releases whose kernel is the probe, so that a boot takes a third of a second."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cache
+
+from abupdate.cli.main import main
+from abupdate.store.repository import Repository
+from tests.grub.grubbox import HERE, build_probe, write_boot_files
+from tests.slots.rootfs import PRODUCT, make_rootfs
+
+_VERSIONS = ("1", "2", "3")
+_TIME = 1_750_000_000
+# Judged at once, by checks that say nothing of the machine that it is recorded on; two tries.
+_CONFIG = f"""\
+[device]
+compatible = "{PRODUCT}"
+[boot]
+tries = 2
+[confirm]
+settle = 0
+[health]
+wait = 0
+off = ["failed-units", "clock", "space"]
+"""
+# Fails the health check of its release.
+FAILING = "#!/bin/sh\necho broken\nexit 1\n"
+
+
+@dataclass(frozen=True)
+class Releases:
+    """What the publisher made: below one folder, by version."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Repository:
+        """Its repository, with all commits."""
+        return Repository(self.folder / "publisher")
+
+    @property
+    def signers(self) -> Path:
+        """Whom devices believe."""
+        return self.folder / "keys" / "allowed_signers"
+
+    def bundle(self, version: str) -> Path:
+        """Release 1 in full, the others as a delta to the one before."""
+        return self.folder / f"{version}.bundle"
+
+    def commits(self) -> dict[str, str]:
+        """Version → commit."""
+        found = {}
+        for version in _VERSIONS:
+            commit = self.store.resolve(f"refs/tags/release/{version}^{{commit}}")
+            assert commit is not None
+            found[version] = commit
+        return found
+
+
+def build() -> Releases:
+    """Release 1, 2, and 3, which does not get through its health check; cached."""
+    project = cache.PROJECT
+    inputs = (
+        *(project / "abupdate" / name for name in ("store", "release")),
+        *(Path(__file__), HERE / "probe.S", project / "tests/slots/rootfs.py"),
+    )
+    return Releases(cache.cached("cuts-releases", inputs, "", _make))
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        probe = build_probe(Path(scratch))
+        _publish("keygen", "--out", folder / "keys")
+        for version in _VERSIONS:
+            tree = make_rootfs(Path(scratch) / version, version)
+            _complete(tree, version, probe, folder / "keys" / "allowed_signers")
+            repo = ("--repo", folder / "publisher", "--version", version)
+            _publish("commit", tree, *repo, "--compatible", PRODUCT)
+            _publish("sign", *repo, "--key", folder / "keys" / "release")
+            since = () if version == "1" else ("--since", str(int(version) - 1))
+            _publish("bundle", *repo, *since, "-o", folder / f"{version}.bundle")
+
+
+def _complete(tree: Path, version: str, probe: bytes, signers: Path) -> None:
+    (tree / "boot").rmdir()
+    write_boot_files(tree / "boot", version, probe)
+    vendor = tree / "usr/lib/abupdate"
+    (vendor / "config.toml").write_text(_CONFIG)
+    shutil.copy(signers, vendor / "allowed_signers")
+    if version == "3":
+        check = vendor / "required.d" / "50-broken"
+        check.write_text(FAILING)
+        check.chmod(0o755)
+    for number in range(20):  # half of them are other ones in each release
+        seed = f"{number} {version if number % 2 else ''}"
+        content = random.Random(seed).randbytes(150_000 if number % 4 < 2 else 3_000)
+        (tree / "usr/bin" / f"program-{number}").write_bytes(content)
+    for path in [tree, *tree.rglob("*")]:  # `mke2fs -d`, which makes slot A, keeps whole seconds
+        os.utime(path, (_TIME, _TIME), follow_symlinks=False)
+
+
+def _publish(*words: str | Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["publish", *map(str, words)]) == 0

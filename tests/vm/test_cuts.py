@@ -1,0 +1,72 @@
+"""The power goes at any write of a device's life; and mistakes that this must find.
+
+`make crash-all` takes thousands of cuts of each phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cuts import releases
+from tests.cuts.record import LIFE, Phase, Recorder, debian
+from tests.cuts.replay import replay
+
+pytestmark = pytest.mark.long
+
+_CUTS = 60
+_SEED = 7
+
+
+@pytest.fixture(scope="module")
+def recorder(images: Path) -> Iterator[Recorder]:
+    with debian(images) as machine:
+        yield Recorder(machine, releases.build(), images)
+
+
+@pytest.fixture(scope="module")
+def life(recorder: Recorder) -> dict[str, Phase]:
+    return {phase.step.name: phase for phase in recorder.life()}
+
+
+@pytest.mark.row("S25")
+@pytest.mark.parametrize("name", [step.name for step in LIFE])
+def test_cut_anywhere(life: dict[str, Phase], images: Path, name: str) -> None:
+    done = replay(life[name], releases.build(), images, _CUTS, _SEED)
+    print(done)
+    assert done.faults == []
+    assert done.distinct > 1
+
+
+# Where a mistake is made, and what is then said of a state.
+MISTAKES = {
+    "arm_before_sync": ("install, empty slot", "slot B is offered, and is labelled newB"),
+    "truncate_grubenv": ("install, update", "of the boot state is lost"),
+    "label_before_read_back": ("install, empty slot", "slot B is offered, and not 1: "),
+    "backup_after_slot": ("install, update", "slot B is offered, and is labelled newB"),
+    "no_directory_fsync": ("the last trial fails", "its record does not say so"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(
+    recorder: Recorder, life: dict[str, Phase], images: Path, mistake: str
+) -> None:
+    name, says = MISTAKES[mistake]
+    sound = life[name]
+    (broken,) = recorder.life([replace(sound.step, broken=mistake)], sound.before)
+    faults = replay(broken, releases.build(), images, _CUTS, _SEED).faults
+    print("\n".join(faults))
+    assert any(says in fault for fault in faults)
+
+
+def test_a_disk_that_loses_what_was_written_is_no_mistake(
+    recorder: Recorder, life: dict[str, Phase], images: Path
+) -> None:
+    """What `label_before_read_back` needs to be one; without it nothing is offered."""
+    sound = life["install, empty slot"]
+    (found,) = recorder.life([replace(sound.step, broken="lying_disk")], sound.before)
+    assert replay(found, releases.build(), images, _CUTS, _SEED).faults == []
