@@ -3,17 +3,19 @@
 
 PYTHON ?= python3
 FIRMWARE ?= uefi
+CUTS ?= 3000
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick test-model test-grub-all test-health bench lint rows docs install-tools clean distclean
+.PHONY: help demo vm test test-quick test-model test-grub-all test-health crash-all bench lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
 	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
 	@echo "            test-grub-all: every state of the boot rules in real GRUB;"
-	@echo "            test-health: every way in which a trial can end"
+	@echo "            test-health: every way in which a trial can end;"
+	@echo "            crash-all: the power cut at thousands of places of a device's life"
 	@echo "make vm     a virtual machine with a console to log in to"
 	@echo "make bench  beside tar, rsync, OSTree, RAUC, SWUpdate and others, timed"
 	@echo "make rows   what must work, with its tests and their last result"
@@ -35,6 +37,11 @@ test-quick: install-tools
 # Every way a trial can end, in one machine, podman too; writes docs/health-stories.md. Half an hour.
 test-health: install-tools
 	ABUPDATE_STORIES=docs/health-stories.md $(BIN)/pytest tests/vm/test_health.py tests/vm/test_containers.py
+
+# A device's life, cut at thousands of places, and mistakes that this must find; an hour.
+crash-all: install-tools
+	$(BIN)/pytest tests/vm/test_cuts.py
+	PYTHONPATH=qemu $(BIN)/python -m tests.cuts --count $(CUTS)
 
 # Everything that GRUB, userland, cuts and two faults can lead to; four minutes.
 test-model: install-tools

@@ -72,8 +72,9 @@ def cuts(phase: Phase, count: int, seed: int) -> Iterator[Cut]:
     weights = [_weight(epoch) for epoch in phase.epochs]
     for number, epoch in enumerate(phase.epochs):
         yield Cut(number, {})
-        share = max(4, round(count * weights[number] / sum(weights)))
-        for sectors in _subsets(epoch, share, chance):
+        share = count * weights[number] / sum(weights)
+        wanted = int(share) + (chance.random() < share % 1)
+        for sectors in _subsets(epoch, wanted, chance):
             yield Cut(number, sectors)
     yield Cut(len(phase.epochs), {})
 
@@ -87,7 +88,7 @@ def _subsets(
     epoch: Sequence[Write], count: int, chance: random.Random
 ) -> Iterator[dict[int, bytes]]:
     places = sorted({write.at for write in epoch})
-    if len(epoch) <= _WHOLE:
+    if count and len(epoch) <= _WHOLE:
         for bits in range(1, 1 << len(epoch)):
             yield _chosen(epoch, [bool(bits >> number & 1) for number in range(len(epoch))])
         return

@@ -20,6 +20,8 @@ from vm import VM, Disk, Firmware
 
 from abupdate.boot.grubenv import decode, encode
 from abupdate.boot.state import grub, provision
+from tests.cuts import record, releases
+from tests.cuts.replay import replay
 from tests.grub import grubbox
 from tests.grub.sweep import no_wait
 from tests.vm import torn_writes
@@ -217,6 +219,18 @@ device=$(readlink -f /dev/disk/by-partlabel/rootB)
 block=$(debugfs -R 'bmap /usr/bin/hello 1' "$device" 2>/dev/null)
 printf 'X' | dd of="$device" bs=1 seek=$((block * 4096 + 100)) conv=notrunc,fsync 2>/dev/null
 """
+
+
+@pytest.mark.row("S25")
+def test_an_install_that_is_cut_anywhere(machine: DeviceVM, images: Path) -> None:
+    """Every flush of a small install, and some cuts between them; `make crash-all` takes more."""
+    made = releases.build()
+    (phase,) = record.Recorder(machine, made, images).life(record.LIFE[:1])
+    done = replay(phase, made, images, count=40, seed=1)
+    print(done)
+    assert done.faults == []
+    assert done.outcomes["A normal, release 1"] > 20
+    assert done.outcomes["B trial, release 2"] > 5
 
 
 @pytest.mark.row("S41")
