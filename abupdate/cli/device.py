@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
         install,
         info,
         arm,
+        cancel,
         confirm,
         reject,
         rollback,
@@ -156,6 +157,14 @@ def arm(context: Context) -> None:
 
     slot = arm_installed(_machine(context), terminal_events())
     print(f"Slot {slot} is armed; reboot to try it.")
+
+
+def cancel(context: Context) -> None:
+    """Stop the install that runs; the running slot stays what boots next."""
+    from abupdate.update.cancel import cancel as run_cancel
+
+    run_cancel(_machine(context))
+    print("The install is stopped; the booted slot stays what boots next.")
 
 
 def confirm(context: Context, boot: ByBoot = False) -> None:

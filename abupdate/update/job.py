@@ -37,9 +37,9 @@ def job(runtime: Path, what: str) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise _busy(record) from error
-        record.write_text(json.dumps({"job": what, "pid": os.getpid(), "since": time.time()}))
-        failpoint("locked")
-        with _signals_raise():
+        with _signals_raise():  # from before it can be found, and told to stop
+            record.write_text(json.dumps({"job": what, "pid": os.getpid(), "since": time.time()}))
+            failpoint("locked")
             yield
     finally:
         # Only the holder removes the record: a refused second job must not.
@@ -92,8 +92,9 @@ def _held(fd: int) -> bool:
 def _busy(record: Path) -> BusyError:
     found = _read(record)
     holder = f"'{found.get('job')}' (process {found.get('pid')})" if found else "another command"
+    stop = " `abupdate cancel` stops it." if found and found.get("job") == "install" else ""
     return BusyError(
-        f"Only one job can run at a time, and {holder} is running.", "Try again later."
+        f"Only one job can run at a time, and {holder} is running.", f"Try again later.{stop}"
     )
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from abupdate.store.materialise import writers
 from abupdate.update import install as install_module
 from abupdate.update.slots import Machine
 from tests.slots import beneath, loop
+from tests.slots.apart import run_apart
 from tests.slots.device import SLOT_SIZE, Device
 
 pytestmark = pytest.mark.skipif(
@@ -38,28 +38,6 @@ INSTALL_POINTS = sorted(
 def device(plain_device: Device) -> Device:
     """Release 1 in A, nothing in B."""
     return plain_device
-
-
-def run_apart(
-    device: Device, failpoint: str, *argv: str | Path
-) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, that dies at a failpoint."""
-    loops = {str(slot): str(path) for slot, path in device.loops.items()}
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from abupdate.disk.layout import Slot\nfrom tests.slots.device import Device\n"
-        f"loops = {{Slot(name): Path(path) for name, path in {loops!r}.items()}}\n"
-        f"device = Device(Path({str(device.top)!r}), loops, Slot({str(device.booted)!r}))\n"
-        "sys.exit(device.run(*sys.argv[1:]))\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, argv)],
-        env={**os.environ, failpoints.VARIABLE: failpoint},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent.parent.parent,
-    )
 
 
 @pytest.mark.row("S62")

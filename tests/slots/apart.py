@@ -1,0 +1,40 @@
+"""Commands in a process of their own, to be stopped at a failpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from abupdate import failpoints
+from tests.slots.device import Device
+
+
+def start_apart(device: Device, failpoint: str, *argv: str | Path) -> subprocess.Popen[str]:
+    """Start a command that meets a failpoint (`NAME:ACTION`)."""
+    loops = {str(slot): str(path) for slot, path in device.loops.items()}
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from abupdate.disk.layout import Slot\nfrom tests.slots.device import Device\n"
+        f"loops = {{Slot(name): Path(path) for name, path in {loops!r}.items()}}\n"
+        f"device = Device(Path({str(device.top)!r}), loops, Slot({str(device.booted)!r}))\n"
+        "sys.exit(device.run(*sys.argv[1:]))\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, argv)],
+        env={**os.environ, failpoints.VARIABLE: failpoint},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+
+
+def run_apart(
+    device: Device, failpoint: str, *argv: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """The same, to its end."""
+    process = start_apart(device, failpoint, *argv)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
