@@ -261,9 +261,13 @@ def check(context: Context, as_json: Json = False, boot: ByBoot = False) -> None
         from abupdate.update.health import health_check
 
         found = health_check(machine).once()
-    print(json.dumps(checks_json(found), indent=2) if as_json else printable(checks_text(found)))
-    if found.failed:
-        raise typer.Exit(ExitCode.REFUSED)
+    try:
+        print(
+            json.dumps(checks_json(found), indent=2) if as_json else printable(checks_text(found))
+        )
+    finally:
+        if found.failed:  # whoever reads it, or not: the exit code is the verdict
+            raise typer.Exit(ExitCode.REFUSED)
 
 
 def started(context: Context) -> None:

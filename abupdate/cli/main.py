@@ -24,19 +24,19 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
     arguments = list(sys.argv[1:] if argv is None else argv)
     _open_what_is_closed()
     before = signal.signal(signal.SIGINT, _interrupt)
+    code: int = ExitCode.OK
     try:
         try:
             _build(arguments)(arguments, prog_name="abupdate", obj=machine)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else ExitCode.OK
         finally:
             sys.stdout.flush()  # here, where a reader that left or a full disk can be told
     except AbupdateError as error:
         return _told(error.message, error.hint, error.exit_code)
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else ExitCode.OK
     except BrokenPipeError:
         # Nobody reads on. What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except OSError as error:
         return _told_os_error(error)
     except Exception:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         return _told("This is a bug in abupdate.", "Please report the lines above.", ExitCode.BUG)
     finally:
         signal.signal(signal.SIGINT, before)
-    return ExitCode.OK
+    return code
 
 
 def _build(arguments: Sequence[str]) -> typer.Typer:

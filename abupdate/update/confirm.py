@@ -9,7 +9,7 @@ from abupdate.config import Settings
 from abupdate.disk.layout import Slot
 from abupdate.errors import RefusedError
 from abupdate.events import Events
-from abupdate.update.job import job
+from abupdate.update.job import job, unstoppable
 from abupdate.update.judge import Verdict, confirm_trial, give_up
 from abupdate.update.records import HistoryEntry, Intent, now
 from abupdate.update.settle import note, settle
@@ -55,13 +55,15 @@ def rollback(machine: Machine, events: Events) -> Verdict:
                 from_slot=booted.slot,
                 from_release=running.release if running else None,
                 started=now(),
+                was_confirmed=record.confirmed,
             )
             machine.records.write_intent(intent)
-        machine.grubenv().write(armed)
-        if intent is not None:
-            machine.records.write_intent(replace(intent, armed=now()))
-        release = record.release if record else None
-        note(machine, events, HistoryEntry("rollback", now(), release, target))
+        with unstoppable():
+            machine.grubenv().write(armed)
+            if intent is not None:
+                machine.records.write_intent(replace(intent, armed=now()))
+            release = record.release if record else None
+            note(machine, events, HistoryEntry("rollback", now(), release, target))
         return Verdict(
             f"Slot {target} (release {release or 'unknown'}) is armed; reboot to go back."
         )

@@ -327,7 +327,14 @@ def _arm(machine: Machine, slot: Slot) -> None:
             from_release=None,
             started=now(),
         )
-    intent = replace(intent, armed=None, outcome=None, cause=None, rearmed=False)
+    intent = replace(
+        intent,
+        armed=None,
+        outcome=None,
+        cause=None,
+        rearmed=False,
+        was_confirmed=record.confirmed,
+    )
     machine.records.write_intent(intent)
     machine.grubenv().write(armed)
     failpoint("armed")

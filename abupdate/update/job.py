@@ -21,6 +21,8 @@ from types import FrameType
 from abupdate.errors import BusyError, TerminatedError
 from abupdate.failpoints import failpoint
 
+_LOOKS, _LOOK = 5, 0.02  # seconds
+
 
 @contextmanager
 def job(runtime: Path, what: str) -> Iterator[None]:
@@ -33,10 +35,8 @@ def job(runtime: Path, what: str) -> Iterator[None]:
     fd = os.open(runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     record = runtime / "job.json"
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _busy(record) from error
+        if not _lock(fd):
+            raise _busy(record)
         with _signals_raise():  # from before it can be found, and told to stop
             record.write_text(json.dumps({"job": what, "pid": os.getpid(), "since": time.time()}))
             failpoint("locked")
@@ -79,6 +79,15 @@ def running_job(runtime: Path) -> dict[str, object] | None:
     finally:
         os.close(fd)
     return None
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock. Who asks whether a job runs has it for a moment, too."""
+    for _ in range(_LOOKS):
+        if _held(fd):
+            return True
+        time.sleep(_LOOK)
+    return False
 
 
 def _held(fd: int) -> bool:

@@ -67,7 +67,8 @@ class Intent:
     `outcome` is None until a boot showed it: confirmed, rejected, fallback,
     interrupted, unfinished or lost (`update/settle.py`). A `cause` without an
     outcome: it was about to be given up. `rearmed`: its boots were interrupted
-    once, and it was armed again by itself.
+    once, and it was armed again by itself. `was_confirmed`: when the slot had been
+    confirmed before, as its record says.
     """
 
     slot: str
@@ -80,6 +81,7 @@ class Intent:
     outcome: str | None = None
     cause: str | None = None
     rearmed: bool = False
+    was_confirmed: float | None = None
     format: int = FORMAT
 
 
@@ -133,7 +135,8 @@ class Records:
 
     def intent(self) -> Intent | None:
         """The last install's intent, None when absent or not readable."""
-        return _load(self._directory / "intent.json", Intent)
+        found = _load(self._directory / "intent.json", Intent)
+        return found if found is not None and found.slot in set(Slot) else None
 
     def write_intent(self, intent: Intent) -> None:
         """Replace the intent."""
@@ -252,7 +255,7 @@ def _decode(raw: bytes, make: Callable[[dict[str, Any]], Decoded | None]) -> Dec
     try:
         value = json.loads(raw)
         return make(value) if isinstance(value, dict) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

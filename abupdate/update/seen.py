@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from abupdate.boot.state import BootState
+
 # The copy that it was in is lost.
 UNKNOWN = "?"
 
-_NAME = "seen"
+_NAME, _START = "seen", "boot-state-at-start"
 
 
 def remember(runtime: Path, seen: str) -> None:
@@ -30,3 +32,17 @@ def recall(runtime: Path) -> str | None:
         return (runtime / _NAME).read_text(errors="replace").strip()
     except OSError:
         return None
+
+
+def remember_start(runtime: Path, state: BootState) -> None:
+    """Keep the boot state as GRUB left it, to tell what userland changed in this boot."""
+    runtime.mkdir(parents=True, exist_ok=True)
+    (runtime / _START).write_text(f"{state}\n")
+
+
+def changed_since_start(runtime: Path, state: BootState) -> bool:
+    """Whether this is another state than GRUB left; False where nobody noted that."""
+    try:
+        return (runtime / _START).read_text(errors="replace") != f"{state}\n"
+    except OSError:
+        return False

@@ -51,7 +51,8 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
     slot = Slot(intent.slot)
     record = machine.records.slot(slot)
     complete = record if record is not None and record.state == SlotState.CLEAN else None
-    keeps = slot == state.slot and slot in state.good
+    # A slot that used up its boots stays good; one whose trial failed does not.
+    keeps = slot in state.good and slot in (state.slot, state.failed)
     if complete is None or complete.commit != intent.commit:
         # A release from before, if any: the wanted one never got as far as the slot.
         if complete is not None and complete.confirmed is None:
@@ -61,10 +62,13 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
                 _fell_back(machine, complete.release, complete.commit, slot, events)
         _note_lost(machine, intent, "unfinished", UNFINISHED, events)
     elif keeps:
+        if complete.confirmed == intent.was_confirmed:  # that was before this trial
+            complete = replace(complete, confirmed=None)
         # What could not be noted now is tried again after the next boot.
         if _confirmed(machine, complete, events):
             _close(machine, intent, "confirmed", None, events)
             failpoint("confirm-recorded")
+            _tell_used_up(machine, state, events)
     elif state.failed == slot and not intent.rearmed and _interrupted(machine, intent):
         _note_lost(machine, intent, "interrupted", INTERRUPTED, events)
     elif state.failed == slot or intent.armed is not None:
@@ -160,7 +164,7 @@ def _tell_used_up(machine: Machine, state: BootState, events: Events) -> None:
         return
     slot = Slot(state.failed)
     record = machine.records.slot(slot)
-    if record is None or record.confirmed is None:
+    if record is None or record.confirmed is None or slot not in state.good:
         return
     since = record.confirmed
     told = any(

@@ -18,7 +18,12 @@ from abupdate.boot.cmdline import parse as parse_cmdline
 from abupdate.boot.grubenv import Grubenv
 from abupdate.boot.state import BootState
 from abupdate.disk.layout import BootDisk, Partition, Slot
-from abupdate.errors import AbupdateError, RefusedError
+from abupdate.errors import (
+    AbupdateError,
+    InterruptedByUserError,
+    RefusedError,
+    TerminatedError,
+)
 from abupdate.paths import Paths
 from abupdate.update.records import Records
 
@@ -155,6 +160,8 @@ def attempt_note(action: Callable[[], object], told: Callable[[str], None], what
     """Do something that must not undo what is already done; tell when it fails."""
     try:
         action()
+    except (InterruptedByUserError, TerminatedError):
+        raise
     except (AbupdateError, OSError) as error:
         told(f"{what}: {error}")
         return False

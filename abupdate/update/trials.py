@@ -115,7 +115,7 @@ class Trials:
                 boot_id = told.pop("boot_id")
                 before = found.get(boot_id) or TrialBoot(boot_id, 0, 0.0)
                 found[boot_id] = replace(before, **told)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
                 continue  # a cut damaged it, or somebody else wrote it
         return list(found.values())
 

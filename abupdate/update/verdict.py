@@ -20,7 +20,7 @@ from abupdate.config import Settings, load
 from abupdate.errors import BusyError, UsageError
 from abupdate.events import Events
 from abupdate.health.watch import Watched
-from abupdate.update import evidence, trials
+from abupdate.update import evidence, seen, trials
 from abupdate.update.health import health_check
 from abupdate.update.job import job
 from abupdate.update.judge import Verdict, confirm_trial, give_up, on_trial, write_judged
@@ -29,7 +29,7 @@ from abupdate.update.settle import rearm_interrupted, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, require_root
 from abupdate.update.trials import Judged, TrialBoot, Trials
 
-_FALLBACK = "fallback"
+_FALLBACK, _TRIAL = "fallback", "trial"
 _PATIENCE = 30.0  # seconds
 
 
@@ -58,11 +58,16 @@ def boot_began(machine: Machine, events: Events) -> None:
     record = trial.record if trial else None
     commit = record.commit if record else None
     kept = Trials(machine.paths.state)
+    attempt_note(lambda: _remember(machine), events.warning, "boot state of this start")
     if trial is not None and commit is not None:
         began = round(now() - evidence.uptime(), 3)
         found = TrialBoot(trial.boot_id, trial.attempt, began)
         attempt_note(lambda: kept.started(commit, found), events.warning, "record of this boot")
     attempt_note(lambda: _keep_crash(machine, commit), events.warning, "crash text")
+
+
+def _remember(machine: Machine) -> None:
+    seen.remember_start(machine.paths.runtime, machine.boot_state())
 
 
 def _keep_crash(machine: Machine, commit: str | None) -> None:
@@ -149,7 +154,7 @@ def boot_failed(machine: Machine, events: Events) -> Verdict:
     require_root()
     trial = _running_trial(machine)
     if trial is None:
-        return Verdict("Nothing is on trial.")
+        return _not_on_trial(machine)
     told = _judged_already(machine, trial)
     if told is not None and told.verdict == trials.Verdict.FAILED:
         return _leave(machine, trial, None, told.reasons, events)
@@ -167,7 +172,7 @@ def deadline_passed(machine: Machine, events: Events) -> Verdict | None:
     require_root()
     trial = _running_trial(machine)
     if trial is None:
-        return Verdict("Nothing is on trial.")
+        return _not_on_trial(machine)
     try:
         settings = load(machine.paths).settings
     except UsageError as error:
@@ -212,7 +217,9 @@ def _leave(
                 return Verdict("It was judged meanwhile; nothing is on trial.")
             if judged is not None:
                 _keep(machine, trial, judged, events)
-            if current.is_last:
+            # What passed its checks is no failed release: GRUB falls back, and it is tried again.
+            passed = judged is not None and judged.verdict == trials.Verdict.PASSED
+            if current.is_last and not passed:
                 text = give_up(
                     machine, current.booted, current.state, _FALLBACK, cause, events
                 ).text
@@ -247,6 +254,16 @@ def _running_trial(machine: Machine) -> _Trial | None:
     return _Trial(machine.records.slot(booted.slot), booted, state, evidence.boot_id())
 
 
+def _not_on_trial(machine: Machine) -> Verdict:
+    """A trial whose boot state was lost is left all the same: the backup never holds a trial."""
+    booted, state = machine.booted(), machine.boot_state()
+    known = "" if booted.slot is None else f"{state.good}{state.failed}"
+    if booted.arguments.how != _TRIAL or booted.slot is None or booted.slot in known:
+        return Verdict("Nothing is on trial.")
+    text = f"Slot {booted.slot} was booted on trial, and its boot state is lost"
+    return Verdict(f"{text}; slot {state.slot} boots next.", reboot=True)
+
+
 def _judged_already(machine: Machine, trial: _Trial) -> TrialBoot | None:
     if trial.record is None:
         return None
@@ -278,7 +295,9 @@ def _trial_not_booted(
     machine: Machine, booted: Booted, state: BootState, events: Events
 ) -> Verdict:
     """A trial is armed, and another slot runs."""
-    if booted.arguments.how == "fallback":
+    if seen.changed_since_start(machine.paths.runtime, state):
+        return Verdict(f"Slot {state.trial} was armed in this boot; the next one tries it.")
+    if booted.arguments.how == _FALLBACK:
         # GRUB gave the trial up and could not save that.
         return give_up(machine, booted, state, _FALLBACK, "GRUB could not save its state", events)
     return Verdict(f"Slot {state.trial} is armed; slot {booted.slot} was chosen in the menu.")

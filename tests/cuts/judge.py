@@ -232,11 +232,13 @@ class Judge:
     def _data(self) -> _Kept:
         """The data partition, once it is mounted as initramfs/abupdate-mount does it."""
         image = self._part("data")
-        _run("e2fsck", "-p", image)
+        checked = _run("e2fsck", "-p", image)
         try:
             try:
                 kept = self._kept_on(image)
             except subprocess.CalledProcessError:
+                if "Superblock checksum does not match" not in checked.stdout + checked.stderr:
+                    raise
                 _run("e2fsck", "-fy", image)
                 kept = self._kept_on(image)
         except subprocess.CalledProcessError as error:

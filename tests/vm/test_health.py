@@ -200,7 +200,7 @@ def test_without_a_data_partition(trials: Trials) -> None:
     story = trials.why("Without a data partition, which is back")
     assert (story["event"], story["rearmed"], story["boots"]) == ("interrupted", True, [])
     mounts = machine.run("cat", "/run/abupdate/mounts").stdout
-    assert "could not be mounted, repaired by e2fsck -y" in mounts
+    assert "its superblock was torn, repaired by e2fsck -y" in mounts
     machine.run("abupdate", "reject")
     machine.run("abupdate", "acknowledge")
 
