@@ -9,11 +9,21 @@ import pytest
 from abupdate.boot.grubenv import PRIMARY
 from abupdate.disk.layout import Slot
 from abupdate.update.health import health_check
+from tests.slots.apart import start_apart
 from tests.slots.boot_device import BootDevice
 from tests.slots.boots import Boots, told
 
+_ODD_INTENT = (
+    '{"format": 1, "slot": "C", "release": "2", "commit": "c", "from_slot": "A", '
+    '"from_release": null, "started": 1}'
+)
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"format": 1}', '{"format": 1, "x": 2}'])
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "[]", '{"format": 1}', '{"format": 1, "x": 2}', _ODD_INTENT,
+     f'{{"event": "x", "time": {"9" * 400}, "release": "2", "slot": "A", "format": 1}}'],
+)  # fmt: skip
 def test_records_that_somebody_else_wrote(
     boots: Boots, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
@@ -113,3 +123,12 @@ def test_check_by_hand(
     assert "Healthy. To look at: " in text
     assert "app" in text
     assert device.copies() == before
+
+
+def test_the_verdict_of_a_check_that_nobody_reads(device: BootDevice) -> None:
+    words = device.paths.cmdline.read_text().strip()
+    device.paths.cmdline.write_text(f"{words} abupdate.health.commands={{app=['false']}}\n")
+    process = start_apart(device, "", "check")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 7

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from abupdate.boot.grubenv import PRIMARY
 from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError, DeviceFaultError
 from abupdate.store.repository import Repository
@@ -137,6 +138,54 @@ def test_healthy_and_never_confirmed_is_not_the_releases_fault(
         "passed",
         ["healthy, and its confirmation could not be written in 900 seconds"],
     )
+
+
+def test_not_on_its_last_boot_either(boots: Boots, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "boot_is_complete", lambda: True)
+    for _ in range(3):
+        boots.begin(Slot.B, "trial")
+        verdict.check_boot(boots.device.machine, boots.events)
+        boots.uptime = 901.0
+        left = boots.deadline()
+        assert left is not None and left.reboot
+    assert boots.device.state().on_trial == "B"
+    boots.begin(Slot.A, "fallback")
+    assert "it is armed once more" in boots.judge().text
+    assert boots.device.machine.records.failed() == []
+
+
+def test_what_a_fallback_boot_arms_is_tried(boots: Boots) -> None:
+    """Before that boot was judged: it is no trial that GRUB could not start."""
+    for _ in range(3):
+        boots.begin(Slot.B, "trial")
+    boots.begin(Slot.A, "fallback")
+    assert boots.device.run("install", boots.device.top / "3.bundle") == 0
+    assert boots.judge().text == "Slot B was armed in this boot; the next one tries it."
+    boots.begin(Slot.B, "trial")
+    assert boots.judge().text == "Release 3 in slot B is confirmed."
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_trial_whose_boot_state_is_lost_is_left(boots: Boots, late: bool) -> None:
+    """The backup never holds a trial: what fails would run on for ever."""
+    boots.begin(Slot.B, "trial")
+    boots.device.put(PRIMARY, b"")
+    boots.ill = "no answer"
+    left = boots.deadline() if late else boots.judge()
+    assert left is not None and left.reboot
+    assert left.text.startswith("Slot B was booted on trial, and its boot state is lost")
+    boots.begin(Slot.A, "normal")
+
+
+def test_a_slot_that_is_confirmed_again(boots: Boots) -> None:
+    """After a rollback, with a line of its own."""
+    device = boots.device
+    for slot, how in ((Slot.B, "trial"), (Slot.A, "trial"), (Slot.B, "trial")):
+        boots.begin(slot, how)
+        assert "is confirmed" in boots.judge().text
+        if slot is Slot.A or boots.history().count("confirmed") == 1:
+            assert device.run("rollback") == 0
+    assert boots.history().count("confirmed") == 3
 
 
 def test_data_that_takes_no_writes_does_not_undo_a_confirmation(

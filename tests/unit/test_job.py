@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from abupdate.errors import BusyError, TerminatedError
+from abupdate.errors import AbupdateError, BusyError, InterruptedByUserError, TerminatedError
 from abupdate.update.job import job, running_job
+from abupdate.update.slots import attempt_note
 
 HOLD = """
 import sys, time
@@ -68,3 +71,25 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_look_at_the_lock_holds_up_nobody(tmp_path: Path) -> None:
+    """Whoever asks whether a job runs has the lock for a moment."""
+    lock = tmp_path / "lock"
+    lock.touch()
+    with lock.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.03, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with job(tmp_path, "install"):
+            pass
+
+
+@pytest.mark.parametrize("stop", [TerminatedError, InterruptedByUserError])
+def test_a_stop_is_no_note_that_failed(stop: type[AbupdateError]) -> None:
+    def stopped() -> None:
+        raise stop("Stopped.")
+
+    told: list[str] = []
+    with pytest.raises(stop):
+        attempt_note(stopped, told.append, "history")
+    assert told == []
