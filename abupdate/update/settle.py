@@ -52,7 +52,8 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
     record = machine.records.slot(slot)
     complete = record if record is not None and record.state == SlotState.CLEAN else None
     # A slot that used up its boots stays good; one whose trial failed does not.
-    keeps = slot in state.good and slot in (state.slot, state.failed)
+    used_up = slot == state.failed and intent.armed is not None
+    keeps = slot in state.good and (slot == state.slot or used_up)
     if complete is None or complete.commit != intent.commit:
         # A release from before, if any: the wanted one never got as far as the slot.
         if complete is not None and complete.confirmed is None:
