@@ -45,6 +45,7 @@ NAMES = frozenset(
         "confirmed",
         "confirm-recorded",
         "given-up",
+        "told",
         "rearmed",
     }
 )

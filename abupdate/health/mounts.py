@@ -1,14 +1,19 @@
-"""What the initramfs could not mount, by its own report (`initramfs/abupdate-mount`)."""
+"""How the initramfs mounted what lies beside the root, by its own report."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 _MAX_REPORT = 64 * 1024
 
+FAILED = frozenset({"failed"})
+# Mounted, and not as it was left.
+TOLD = FAILED | {"repaired", "damaged"}
 
-def failed_mounts(runtime: Path) -> list[str]:
-    """A line for each of data, /etc, /var and the others in `RUNTIME/mounts` that is not there."""
+
+def mounts_that(results: Collection[str], runtime: Path) -> list[str]:
+    """A line for each mount with such a result in `RUNTIME/mounts` (`initramfs/abupdate-mount`)."""
     try:
         with (runtime / "mounts").open(errors="replace") as file:
             lines = file.read(_MAX_REPORT).splitlines()
@@ -16,4 +21,4 @@ def failed_mounts(runtime: Path) -> list[str]:
         return []  # another initramfs, or none
     words = [line.split(" ", 2) for line in lines]
     return [f"{name}: {' '.join(what)}" for name, result, *what in
-            (word for word in words if len(word) > 1) if result == "failed"]  # fmt: skip
+            (word for word in words if len(word) > 1) if result in results]  # fmt: skip

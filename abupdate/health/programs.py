@@ -3,7 +3,7 @@
 Exit code 0 is healthy. A failing check in `required.d` fails the boot, one in
 `wanted.d` is told and no more. Both folders exist in the slot
 (/usr/lib/abupdate) and in /etc/abupdate; a file of the owner replaces one of the
-same name of the release, and an empty one takes it away.
+same name of the release, and a link to /dev/null takes it away.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def programs(bases: Sequence[Path], env: Mapping[str, str]) -> list[Check]:
 def scripts(folders: Sequence[Path]) -> list[Path]:
     """What lies in folders, in the order of the names; of one name the last folder's.
 
-    A link to /dev/null or an empty file takes one away. Whether it can be run is
-    seen when it is: a check that cannot is one that fails.
+    A link to /dev/null takes one away. Whether it can be run is seen when it is: a
+    check that cannot is one that fails, and so does an empty one, which a cut may
+    have left.
     """
     by_name: dict[str, Path] = {}
     for folder in folders:
@@ -48,9 +49,7 @@ def _left(name: str) -> bool:
 
 
 def _masks(path: Path) -> bool:
-    if path.is_symlink() and str(path.readlink()) == os.devnull:
-        return True
-    return path.is_file() and path.stat().st_size == 0
+    return path.is_symlink() and str(path.readlink()) == os.devnull
 
 
 def look(argv: Sequence[Argument], timeout: float, *, env: Mapping[str, str]) -> str:

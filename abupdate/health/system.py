@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from abupdate.health.check import UnhealthyError
-from abupdate.health.mounts import failed_mounts
+from abupdate.health.mounts import FAILED, mounts_that
 
 
 def free_space(bytes_of: Mapping[str, int], inodes_of: Mapping[str, int], _timeout: float) -> str:
@@ -38,7 +38,7 @@ def data_kept(data: Path, runtime: Path, _timeout: float) -> str:
     Where data could not be mounted, memory took its place, which can be written
     to just as well: the initramfs tells that.
     """
-    bad = failed_mounts(runtime)
+    bad = mounts_that(FAILED, runtime)
     if bad:
         raise UnhealthyError("; ".join(bad))
     try:

@@ -37,7 +37,7 @@ from abupdate.update import etc
 from abupdate.update.admit import Release, admit
 from abupdate.update.job import job, unstoppable
 from abupdate.update.prepare import Prepared, prepare, refuse_failed, refuse_running
-from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
+from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, new_trial, now
 from abupdate.update.settle import make_room, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
 from abupdate.update.trials import Trials
@@ -332,8 +332,10 @@ def _arm(machine: Machine, slot: Slot) -> None:
         armed=None,
         outcome=None,
         cause=None,
+        ending=None,
         rearmed=False,
         was_confirmed=record.confirmed,
+        trial=new_trial(),
     )
     machine.records.write_intent(intent)
     machine.grubenv().write(armed)

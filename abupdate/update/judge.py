@@ -50,27 +50,34 @@ def confirm_trial(
 
 
 def give_up(
-    machine: Machine, booted: Booted, state: BootState, outcome: str, why: str, events: Events
+    machine: Machine, booted: Booted, state: BootState, ended: str, why: str, events: Events
 ) -> Verdict:
-    """Give the armed or running trial up. `outcome`: rejected (a person did) or fallback."""
+    """Give the armed or running trial up. `ended`: rejected (a person did) or fallback."""
     given_up = boot.reject(state)
     slot = Slot(given_up.failed)
     record, intent = machine.records.slot(slot), machine.records.intent()
-    if intent is not None and intent.slot == slot and intent.outcome is None:
+
+    def note_intent(outcome: str | None) -> None:
+        if intent is not None and intent.slot == slot:
+            ending = ended if outcome is None else None
+            noted = replace(intent, outcome=outcome, ending=ending, cause=why)
+            attempt_note(lambda: machine.records.write_intent(noted), events.warning, "intent")
+
+    if intent is not None and intent.outcome is None:
         # Before the boot state: a cut right after that must not look like an interruption.
-        marked = replace(intent, cause=why)
-        attempt_note(lambda: machine.records.write_intent(marked), events.warning, "intent")
+        note_intent(None)
     write_judged(machine, state, given_up, events)
     failpoint("given-up")
     if record is not None:
         failed = FailedRelease(record.commit, record.release, now(), why)
         attempt_note(lambda: machine.records.add_failed(failed), events.warning, "failed list")
-    if intent is not None and intent.slot == slot:
-        closed = replace(intent, outcome=outcome, cause=why)
-        attempt_note(lambda: machine.records.write_intent(closed), events.warning, "intent")
     release = record.release if record else None
     detail = {"cause": why} | ({"commit": record.commit} if record else {})
-    note(machine, events, HistoryEntry(outcome, now(), release, slot, detail))
+    if intent is not None and intent.slot == slot:
+        detail["trial"] = intent.trial
+    note(machine, events, HistoryEntry(ended, now(), release, slot, detail))
+    failpoint("told")
+    note_intent(ended)
     running = booted.slot == slot
     text = f"Release {release or 'unknown'} in slot {slot} is given up: {why}."
     return Verdict(f"{text} Reboot to leave it." if running else text, reboot=running)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -30,6 +31,11 @@ _MAX_HISTORY = 64 * 1024 * 1024
 _MAX_FAILED = 100
 
 Record = TypeVar("Record", "SlotRecord", "Intent", "LastBoot")
+
+
+def new_trial() -> str:
+    """A name for a trial that is to begin."""
+    return uuid.uuid4().hex
 
 
 class SlotState(StrEnum):
@@ -65,10 +71,12 @@ class Intent:
     """What an install set out to do, and what became of it.
 
     `outcome` is None until a boot showed it: confirmed, rejected, fallback,
-    interrupted, unfinished or lost (`update/settle.py`). A `cause` without an
-    outcome: it was about to be given up. `rearmed`: its boots were interrupted
-    once, and it was armed again by itself. `was_confirmed`: when the slot had been
-    confirmed before, as its record says.
+    interrupted, unfinished or lost (`update/settle.py`). `ending`: the outcome, with
+    its `cause`, that was about to be written when it was given up. `rearmed`: its boots
+    were interrupted once, and it was armed again by itself. `was_confirmed`: when the
+    slot had been confirmed before, as its record says. `trial` is another one each time
+    that it is to be armed: the line of history that tells the end of a trial names it,
+    and is written once, wherever the power goes.
     """
 
     slot: str
@@ -80,8 +88,10 @@ class Intent:
     armed: float | None = None
     outcome: str | None = None
     cause: str | None = None
+    ending: str | None = None
     rearmed: bool = False
     was_confirmed: float | None = None
+    trial: str = field(default_factory=new_trial)
     format: int = FORMAT
 
 

@@ -26,6 +26,7 @@ from abupdate.update.records import (
     Intent,
     SlotRecord,
     SlotState,
+    new_trial,
     now,
 )
 from abupdate.update.slots import Booted, Machine, attempt_note
@@ -51,16 +52,19 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
     slot = Slot(intent.slot)
     record = machine.records.slot(slot)
     complete = record if record is not None and record.state == SlotState.CLEAN else None
-    # A slot that used up its boots stays good; one whose trial failed does not.
+    # A slot that used up its boots stays good; one whose trial failed does not. One that was
+    # good before this trial proves nothing by that.
     used_up = slot == state.failed and intent.armed is not None
-    keeps = slot in state.good and (slot == state.slot or used_up)
+    proves = intent.was_confirmed is None or slot == state.slot or used_up
+    keeps = slot in state.good and proves
     if complete is None or complete.commit != intent.commit:
         # A release from before, if any: the wanted one never got as far as the slot.
         if complete is not None and complete.confirmed is None:
             if keeps:
                 _confirmed(machine, complete, events)
             elif state.failed == slot:
-                _fell_back(machine, complete.release, complete.commit, slot, events)
+                earlier = f"{slot}, written at {complete.written}"
+                _fell_back(machine, complete, earlier, events)
         _note_lost(machine, intent, "unfinished", UNFINISHED, events)
     elif keeps:
         if complete.confirmed == intent.was_confirmed:  # that was before this trial
@@ -72,9 +76,10 @@ def settle(machine: Machine, state: BootState, events: Events) -> None:
             _tell_used_up(machine, state, events)
     elif state.failed == slot and not intent.rearmed and _interrupted(machine, intent):
         _note_lost(machine, intent, "interrupted", INTERRUPTED, events)
-    elif state.failed == slot or intent.armed is not None:
-        why = _fell_back(machine, intent.release, intent.commit, slot, events, intent.cause)
-        _close(machine, intent, "fallback", why, events)
+    elif state.failed == slot or not _vanished(machine, intent):
+        event = intent.ending or "fallback"
+        told = _fell_back(machine, intent, intent.trial, events, why=intent.cause, event=event)
+        _close(machine, intent, told.event, told.detail["cause"], events)
     else:
         _note_lost(machine, intent, "lost", LOST, events)
 
@@ -96,7 +101,9 @@ def rearm_interrupted(
         return None
     if booted.disk.slot(slot).label != slot.label:
         return None
-    again = replace(intent, outcome=None, cause=None, armed=None, rearmed=True)
+    again = replace(
+        intent, outcome=None, cause=None, ending=None, armed=None, rearmed=True, trial=new_trial()
+    )
     # First: a cut after this line gives it up, one before it tries again.
     machine.records.write_intent(again)
     machine.grubenv().write(boot.arm(state, slot))
@@ -108,10 +115,17 @@ def rearm_interrupted(
 
 def _interrupted(machine: Machine, intent: Intent) -> bool:
     """Whether nothing on record speaks against the release: cuts alone ended its boots."""
-    if intent.cause is not None:
+    if intent.ending is not None:
         return False  # it was being given up
     boots = Trials(machine.paths.state).boots(intent.commit)
     return not any(boot.against_it for boot in boots)
+
+
+def _vanished(machine: Machine, intent: Intent) -> bool:
+    """For a boot state that tells nothing of its end: whether nothing else does."""
+    if intent.ending is None and intent.armed is None:
+        return True  # what the records of boots tell may be of an earlier trial
+    return _interrupted(machine, intent)
 
 
 def make_room(machine: Machine, state: BootState, events: Events) -> None:
@@ -131,31 +145,44 @@ def note(machine: Machine, events: Events, entry: HistoryEntry) -> None:
 
 def _fell_back(
     machine: Machine,
-    release: str,
-    commit: str,
-    slot: Slot,
+    given_up: Intent | SlotRecord,
+    trial: str,
     events: Events,
-    known: str | None = None,
-) -> str:
+    *,
+    why: str | None = None,
+    event: str = "fallback",
+) -> HistoryEntry:
+    release, commit = given_up.release, given_up.commit
     boots = Trials(machine.paths.state).boots(commit)
-    why = known or cause(boots)
+    why = why or cause(boots)
     failed = FailedRelease(commit, release, now(), why)
     attempt_note(lambda: machine.records.add_failed(failed), events.warning, "failed list")
-    detail = {"cause": why, "commit": commit, "boots": len(boots)}
-    note(machine, events, HistoryEntry("fallback", now(), release, slot, detail))
-    return why
+    detail = {"cause": why, "commit": commit, "boots": len(boots), "trial": trial}
+    entry = HistoryEntry(event, now(), release, Slot(given_up.slot), detail)
+    return _tell_end(machine, events, entry)
 
 
 def _note_lost(machine: Machine, intent: Intent, outcome: str, why: str, events: Events) -> None:
-    detail = {"cause": why, "commit": intent.commit}
+    detail = {"cause": why, "commit": intent.commit, "trial": intent.trial}
     entry = HistoryEntry(outcome, now(), intent.release, Slot(intent.slot), detail)
+    told = _tell_end(machine, events, entry)
+    _close(machine, intent, told.event, told.detail["cause"], events)
+
+
+def _tell_end(machine: Machine, events: Events, entry: HistoryEntry) -> HistoryEntry:
+    """Tell the end of a trial; the line that tells it, which may be of a boot that was cut then."""
+    trial = entry.detail["trial"]
+    told = [line for line in machine.records.history() if line.detail.get("trial") == trial]
+    if told and "cause" in told[-1].detail:
+        return told[-1]
     note(machine, events, entry)
-    _close(machine, intent, outcome, why, events)
+    failpoint("told")
+    return entry
 
 
 def _close(machine: Machine, intent: Intent, outcome: str, why: str | None, events: Events) -> None:
     """The boot state is what it is: where data takes no writes, a later boot closes the intent."""
-    closed = replace(intent, outcome=outcome, cause=why)
+    closed = replace(intent, outcome=outcome, cause=why, ending=None)
     attempt_note(lambda: machine.records.write_intent(closed), events.warning, "intent")
 
 
@@ -173,7 +200,8 @@ def _tell_used_up(machine: Machine, state: BootState, events: Events) -> None:
         for entry in machine.records.history()
     )
     if not told:
-        _fell_back(machine, record.release, record.commit, slot, events, USED_UP)
+        trial = f"{slot}, confirmed at {since}"
+        _fell_back(machine, record, trial, events, why=USED_UP)
 
 
 def _confirmed(machine: Machine, record: SlotRecord, events: Events) -> bool:

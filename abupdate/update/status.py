@@ -16,7 +16,7 @@ from typing import Any
 from abupdate.boot.state import NONE, BootState, Ustate
 from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import RefusedError
-from abupdate.health.mounts import failed_mounts
+from abupdate.health.mounts import TOLD, mounts_that
 from abupdate.update.job import running_job
 from abupdate.update.records import Intent, SlotRecord
 from abupdate.update.slots import Booted, Machine
@@ -144,7 +144,7 @@ def differences(
     intent: Intent | None,
 ) -> list[str]:
     """Where what was installed, what runs, and the boot state do not fit together."""
-    found = failed_mounts(machine.paths.runtime)
+    found = mounts_that(TOLD, machine.paths.runtime)
     record = records[booted.slot] if booted.slot else None
     running = _running_version(machine)
     if record is not None and running is not None and running != record.release:

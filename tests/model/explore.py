@@ -111,6 +111,7 @@ def _unreported(world: World) -> World:
         record_a=first._replace(release=0) if first and first.release else first,
         record_b=second._replace(release=0) if second and second.release else second,
         intent=intent._replace(release=0, armed=True) if intent and still_open else None,
+        told=None,
         owed=None,
         again=0,
     )

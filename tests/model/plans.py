@@ -34,7 +34,4 @@ RARE: set[str] = set()
 
 # Not repaired. A run fails on any other, and the test fails when one of these is
 # gone: take it off the list then.
-KNOWN = {
-    "P8-false-fallback": "update/settle.py: the power goes between the line of history and the "
-    "intent: a fallback is told twice",
-}
+KNOWN: dict[str, str] = {}

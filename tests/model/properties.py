@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from abupdate.boot.state import BootState, other_of
+from abupdate.boot.state import NONE, BootState, Ustate, other_of
 from abupdate.update import status
 from tests.model.grub import Grub, Run
 from tests.model.tape import Write, as_intent, booted_as
@@ -214,8 +214,9 @@ class Properties:
                 )
         if write[0] == "history" and write[1] == "fallback" and before.owed != write[2]:
             state = self.used(before)
-            # A rejection whose record was cut off is told as a fallback: imprecise, not false.
-            if state is None or state.failed != write[2]:
+            # A retry takes back the name of what fell back, and leaves that something did.
+            retried = state is not None and state.ustate == Ustate.FAILED and state.failed == NONE
+            if state is None or (state.failed != write[2] and not retried):
                 yield "P8-false-fallback", f"a fallback of {write[2]} is told; none was on trial"
         if after.again > 1 and after.again > before.again:
             yield "P8-for-ever", f"{after.owed} is armed by itself for the second time"

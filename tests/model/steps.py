@@ -150,7 +150,8 @@ class Steps:
             return
         yield Operation("after_boot")
         state, intent = self._properties.used(world), world.intent
-        if state and intent and intent.outcome is None and state.failed == intent.slot:
+        over = intent and intent.outcome is None and intent.armed
+        if state and intent and over and state.on_trial != intent.slot:
             yield Operation("after_boot", SPEAKS)
         running = world.record(world.who)
         for release in releases:
@@ -262,7 +263,11 @@ def _write_told(world: World, write: Write, forgotten: bool) -> World:
             write[1] in ("fallback", "rejected", "lost", "replaced", "interrupted")
             and write[2] == world.owed
         )
+        if write[4]:
+            world = world.change(told=write[1])
         return world.change(owed=None) if told else world
+    if not write[2]:
+        world = world.change(told=None)
     told = write[1].outcome in ("fallback", "rejected", "lost", "interrupted")
     if write[1].outcome == "confirmed" and world.owed == write[1].slot:
         disk = world.disk(write[1].slot)

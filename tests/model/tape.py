@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _HERE = Path("/model")
 
+# The trial of the intent that is there, whichever it is.
+_TRIAL = "that of the intent"
+
 # One step of an operation that the power may be cut after: (what, ...).
 Write = tuple[Any, ...]
 # A copy that is lost just before the n-th look at the boot state: (n, "primary" or "backup").
@@ -36,7 +39,7 @@ class Tape:
 
     def __init__(self, world: World, states: States, losses: tuple[Loss, ...]) -> None:
         self._world = world
-        self._now: dict[str, Any] = {}
+        self.now: dict[str, Any] = {}
         self._losses = losses
         self.states = states
         self.reads: list[tuple[str, Any]] = []
@@ -45,14 +48,14 @@ class Tape:
 
     def get(self, name: str) -> Any:
         """A field, as this operation left it."""
-        if name not in self._now:
-            self._now[name] = value_of(self._world, name)
-            self.reads.append((name, self._now[name]))
-        return self._now[name]
+        if name not in self.now:
+            self.now[name] = value_of(self._world, name)
+            self.reads.append((name, self.now[name]))
+        return self.now[name]
 
     def put(self, name: str, value: Any, write: Write) -> None:
         """One write to the disk, flushed."""
-        self._now[name] = value
+        self.now[name] = value
         self.writes.append(write)
 
     def look(self) -> None:
@@ -138,14 +141,24 @@ class ModelRecords(Records):
 
     def write_intent(self, intent: Intent) -> None:
         armed = intent.armed is not None
-        new = Plan(str(intent.slot), int(intent.commit), armed, intent.outcome, intent.rearmed)
-        self._tape.put("intent", new, ("intent", new))
+        was = int(intent.was_confirmed is not None)
+        end = intent.outcome, intent.rearmed, intent.ending
+        new = Plan(str(intent.slot), int(intent.commit), armed, *end, was)
+        goes_on = intent.trial == _TRIAL and intent.outcome is None
+        self._tape.put("intent", new, ("intent", new, goes_on))
+        if not goes_on:
+            self._tape.now["told"] = None
 
     def append(self, entry: HistoryEntry) -> None:
-        self._tape.writes.append(("history", entry.event, str(entry.slot), entry.release))
+        ends = entry.detail.get("trial") == _TRIAL
+        self._tape.writes.append(("history", entry.event, str(entry.slot), entry.release, ends))
+        if ends:
+            self._tape.now["told"] = entry.event
 
     def history(self) -> list[HistoryEntry]:
-        return []
+        told: str | None = self._tape.get("told")
+        detail = {"trial": _TRIAL, "cause": ""}
+        return [HistoryEntry(told, 0.0, detail=detail)] if told else []
 
     def add_failed(self, release: FailedRelease) -> None:
         """What is not tried again; no rule of a boot reads it."""
@@ -158,7 +171,13 @@ def as_intent(plan: Plan) -> Intent:
     """The product's form of an intent."""
     name = str(plan.release)
     armed = 1.0 if plan.armed else None
-    return Intent(plan.slot, name, name, "", None, 0.0, armed, plan.outcome, rearmed=plan.rearmed)
+    return Intent(
+        *(plan.slot, name, name, "", None, 0.0, armed, plan.outcome),
+        rearmed=plan.rearmed,
+        ending=plan.ending,
+        was_confirmed=float(plan.was_confirmed) if plan.was_confirmed else None,
+        trial=_TRIAL,
+    )
 
 
 class _Store:

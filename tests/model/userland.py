@@ -1,10 +1,10 @@
 """What userland does: the product's own use cases, run on a `ModelMachine`.
 
-`install`, `arm_installed`, `boot_passed`, `reject` and `rollback` are the real
-functions, with the real order of their writes. Replaced is only what needs a
+`install`, `arm_installed`, `boot_passed`, `reject`, `rollback` and `acknowledge` are
+the real functions, with the real order of their writes. Replaced is only what needs a
 device: the filesystem of the slot, the bundle, the lock, the tag and the floor.
-What rescue does, and `acknowledge` and `rescue boot`, have no code outside of
-`boot/state.py` yet; they are written here as design section 4 tells them.
+What rescue does, and `rescue boot`, have no code outside of `boot/state.py` yet;
+they are written here as design section 4 tells them.
 """
 
 from __future__ import annotations
@@ -233,10 +233,6 @@ def _install(machine: ModelMachine, _: Operation, settings: Settings) -> None:
     install_module.install(machine, io.BytesIO(), "model", settings, _Quiet())
 
 
-def _acknowledge(machine: ModelMachine, _: Operation, __: Settings) -> None:
-    machine.grubenv().write(boot.acknowledge(machine.boot_state()))
-
-
 def _rescue_once(machine: ModelMachine, _: Operation, __: Settings) -> None:
     machine.grubenv().write(boot.rescue_once(machine.boot_state()))
 
@@ -292,7 +288,7 @@ _ACTS: dict[str, Act] = {
     "after_boot": lambda machine, _, s: verdict_module.boot_passed(machine, s, _Quiet()),
     "reject": lambda machine, _, __: confirm_module.reject(machine, _Quiet()),
     "rollback": lambda machine, _, __: confirm_module.rollback(machine, _Quiet()),
-    "acknowledge": _acknowledge,
+    "acknowledge": lambda machine, _, __: confirm_module.acknowledge(machine, _Quiet()),
     "rescue_once": _rescue_once,
     "retry": _retry,
     "rebuild": _rebuild,

@@ -42,21 +42,23 @@ class Record(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """intent.json: what the last install wanted, and what became of it."""
+    """intent.json: what the last install wanted, and what became of it or was about to."""
 
     slot: str
     release: int
     armed: bool
     outcome: str | None
     rearmed: bool = False
-    given_up: bool = False
+    ending: str | None = None
+    was_confirmed: int = 0
 
 
 class World(NamedTuple):
     """Everything. The last three are not on the disk: the checks remember them.
 
     `primary` and `backup` are numbers of a `States`, or LOST. `who` runs (A, B, R,
-    or OFF), booted as `how`.
+    or OFF), booted as `how`. `told`: the last line of the history, if it ended the
+    trial of the open intent.
     `owed`: the slot whose armed release has neither come true nor been reported.
     `tried`: boots of the trial by GRUB. `again`: how often it was armed by itself.
     """
@@ -68,6 +70,7 @@ class World(NamedTuple):
     record_a: Record | None
     record_b: Record | None
     intent: Plan | None
+    told: str | None
     saves: bool
     rescue_loads: bool
     who: str
@@ -197,6 +200,7 @@ def first_world(states: States, provisioned: BootState, setting: Setting) -> Wor
         record_a=Record("clean", 0, 2),
         record_b=None,
         intent=None,
+        told=None,
         saves=True,
         rescue_loads=True,
         who=OFF,

@@ -13,6 +13,7 @@ import pytest
 
 from abupdate.health import network, services, system
 from abupdate.health.check import UnhealthyError
+from abupdate.health.mounts import TOLD, mounts_that
 
 
 def told(look: Callable[[], str]) -> str:
@@ -212,6 +213,9 @@ def test_data_must_be_mounted_and_take_writes(tmp_path: Path) -> None:
     assert told(lambda: system.data_kept(tmp_path, tmp_path, 1.0)) == (
         "data: one partition named 'data' was expected; etc: no data"
     )
+    report.write_text("data damaged /dev/sda6 has damage\n")
+    assert told(lambda: system.data_kept(tmp_path, tmp_path, 1.0)) == "ok: mounted, and written to"
+    assert mounts_that(TOLD, tmp_path) == ["data: /dev/sda6 has damage"]
     report.write_text("etc\n\n")
     missing = tmp_path / "missing"
     assert told(lambda: system.data_kept(missing, tmp_path, 1.0)) == (

@@ -124,10 +124,21 @@ def test_the_owners_check_replaces_the_releases(tmp_path: Path) -> None:
     add(vendor / "required.d", "10-app", "exit 1")
     add(vendor / "required.d", "20-gone", "exit 1")
     add(owner / "required.d", "10-app", "exit 0")
-    add(vendor / "required.d", "30-gone", "exit 1")
     (owner / "required.d/20-gone").symlink_to("/dev/null")
-    (owner / "required.d/30-gone").touch()
     assert [(r.name, r.passed) for r in run_all(vendor, owner)] == [("10-app", True)]
+
+
+def test_an_empty_file_takes_no_check_away(tmp_path: Path) -> None:
+    """A cut may have left it."""
+    vendor, owner = tmp_path / "vendor", tmp_path / "owner"
+    add(vendor / "required.d", "10-app", "exit 0")
+    add(owner / "required.d", "10-app", "")
+    for mode, reason in ((0o644, "it is not executable"), (0o755, "Exec format error")):
+        (owner / "required.d/10-app").write_bytes(b"")
+        (owner / "required.d/10-app").chmod(mode)
+        (found,) = run_all(vendor, owner)
+        assert not found.passed
+        assert reason in found.reason
 
 
 def running(pid: int) -> bool:
