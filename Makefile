@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick test-model test-grub-all test-health crash-all bench lint rows docs install-tools clean distclean
+.PHONY: help demo vm test test-quick test-model test-grub-all test-machines test-health crash-all bench lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
 	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
 	@echo "            test-grub-all: every state of the boot rules in real GRUB;"
+	@echo "            test-machines: the story under BIOS too, and more ways to hang;"
 	@echo "            test-health: every way in which a trial can end;"
 	@echo "            crash-all: the power cut at thousands of places of a device's life"
 	@echo "make vm     a virtual machine with a console to log in to"
@@ -33,6 +34,10 @@ test: test-quick
 
 test-quick: install-tools
 	$(BIN)/pytest -n 2 --dist loadfile -m "not vm"
+
+# Machines that `make test` has no time for; ten minutes.
+test-machines: install-tools
+	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py
 
 # Every way a trial can end, in one machine, podman too; writes docs/health-stories.md. Half an hour.
 test-health: install-tools

@@ -14,7 +14,7 @@ import pytest
 from demo import Played
 
 
-@pytest.fixture(scope="module", params=["uefi", "bios"])
+@pytest.fixture(scope="module", params=["uefi", pytest.param("bios", marks=pytest.mark.long)])
 def played(request: pytest.FixtureRequest, parts: demo_parts.Parts, images: Path) -> Played:
     """UEFI: NVMe, `disk1` of the machine. BIOS: SATA, `disk0`."""
     timeline, folder = demo_parts.Timeline(), images / request.param
