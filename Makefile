@@ -4,11 +4,12 @@
 PYTHON ?= python3
 FIRMWARE ?= uefi
 CUTS ?= 3000
+MINUTES ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick test-model test-grub-all test-machines test-health crash-all bench lint rows docs install-tools clean distclean
+.PHONY: help demo vm test test-quick test-model test-grub-all test-machines test-health crash-all soak bench lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
@@ -16,7 +17,8 @@ help:
 	@echo "            test-grub-all: every state of the boot rules in real GRUB;"
 	@echo "            test-machines: the story under BIOS too, and more ways to hang;"
 	@echo "            test-health: every way in which a trial can end;"
-	@echo "            crash-all: the power cut at thousands of places of a device's life"
+	@echo "            crash-all: the power cut at thousands of places of a device's life;"
+	@echo "            soak: a machine updated back and forth, its power cut at random (MINUTES=60)"
 	@echo "make vm     a virtual machine with a console to log in to"
 	@echo "make bench  beside tar, rsync, OSTree, RAUC, SWUpdate and others, timed"
 	@echo "make rows   what must work, with its tests and their last result"
@@ -47,6 +49,10 @@ test-health: install-tools
 crash-all: install-tools
 	$(BIN)/pytest tests/vm/test_cuts.py
 	PYTHONPATH=qemu $(BIN)/python -m tests.cuts --count $(CUTS)
+
+# Updates back and forth, with the power cut at random moments. ARGS="--seed N": the same choices.
+soak: install-tools
+	PYTHONPATH=qemu $(BIN)/python -m tests.vm.soak --minutes $(MINUTES) $(ARGS)
 
 # Everything that GRUB, userland, cuts and two faults can lead to; four minutes.
 test-model: install-tools

@@ -45,8 +45,8 @@ MUTATIONS = (
     Mutation(
         "an interrupted trial is armed by itself for ever",
         "rearm_interrupted",
-        ", rearmed=True)",
-        ")",
+        "rearmed=True, ",
+        "",
         _breaks("P8-for-ever"),
         Setting(faults=0, installs=1, tears=0),
         settle,

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 # All that an install goes through; the others belong to a confirm.
 INSTALL_POINTS = sorted(
     failpoints.NAMES
-    - {"state-backup-written", "confirmed", "confirm-recorded", "given-up", "rearmed"}
+    - {"state-backup-written", "confirmed", "confirm-recorded", "given-up", "told", "rearmed"}
 )
 
 
