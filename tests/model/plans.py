@@ -10,7 +10,6 @@ from tests.model.world import Setting
 
 QUICK = (
     Setting(faults=1, installs=1, tears=1, reports=False),
-    Setting(faults=2, installs=1, tears=0, reports=False),
     Setting(faults=0, installs=2, tears=0, reports=False),
     Setting(faults=0, installs=1, tears=0, reports=False, once=True),
     Setting(faults=1, installs=1, tears=0),
