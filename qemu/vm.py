@@ -23,14 +23,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import cache
-import write_log
 from agent import Agent
 from hardware import Bus, device_options, flash_options
 from qemu.qmp import ExecuteError, QMPClient
@@ -203,19 +202,20 @@ class VM:
         """Press the reset button."""
         self.qmp("system_reset")
 
-    def attach_disk(self, name: str, disk: Disk, log: Path | None = None) -> None:
+    def attach_disk(
+        self, name: str, disk: Disk, through: Mapping[str, object] | None = None
+    ) -> None:
         """Plug a virtio disk in while the machine runs; it is gone at the next `start`.
 
-        `log`: where all writes to it are kept, see `write_log`.
+        `through`: the block node that its file is reached by (`write_log`, `failing_disk`).
         """
         port = next((port for port in HOTPLUG_PORTS if port not in self._plugged.values()), None)
         if port is None:
             raise VMError(f"All {len(HOTPLUG_PORTS)} hotplug ports are taken.")
         file: dict[str, object] = {"driver": "file", "filename": str(disk.path)}
         file["read-only"] = disk.readonly
-        if log is not None:
-            file = write_log.node(disk.path, log)
-        node = {"driver": "raw", "node-name": name, "read-only": disk.readonly, "file": file}
+        below = through or file
+        node = {"driver": "raw", "node-name": name, "read-only": disk.readonly, "file": below}
         self.qmp("blockdev-add", **node)
         self.qmp("device_add", driver="virtio-blk-pci", drive=name, id=name, serial=name, bus=port)
         self._plugged[name] = port
@@ -233,6 +233,13 @@ class VM:
                     raise VMError(f"disk {name} not released in {timeout:g} s") from error
                 time.sleep(0.2)
         del self._plugged[name]
+
+    def requests(self, name: str) -> dict[str, int]:
+        """How many reads, writes and flushes a disk that was plugged in has been asked for."""
+        asked = self.qmp("query-blockstats")
+        (found,) = (one["stats"] for one in asked if one.get("node-name") == name)
+        words = {"read": "rd", "write": "wr", "flush": "flush"}
+        return {kind: found[f"{short}_operations"] for kind, short in words.items()}
 
     def screenshot(self, path: Path) -> None:
         """The screen as a PNG."""

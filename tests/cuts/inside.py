@@ -143,6 +143,8 @@ def told(device_node: str) -> str:
 def run(asked: dict[str, Any]) -> list[int]:
     slot = asked["slot"]
     mount(NUMBERS[slot], "root", "ro")
+    # As initramfs/abupdate-mount does it.
+    subprocess.run(["e2fsck", "-p", f"{DISK}-part6"], check=False, stdout=subprocess.DEVNULL)
     mount(6, "data", "rw")
     mount(2, "esp", "ro")
     partuuid = told(f"{DISK}-part{NUMBERS[slot]}")

@@ -127,6 +127,18 @@ def debian(scratch: Path) -> Iterator[DeviceVM]:
         yield machine
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What a step's commands ended with (nothing when the disk could not be mounted) and said.
+
+    `requests`: how many reads, writes and flushes the disk was asked for.
+    """
+
+    codes: list[int]
+    said: str
+    requests: Mapping[str, int]
+
+
 class Recorder:
     """Lets small devices live on disks that are plugged into a running machine."""
 
@@ -152,7 +164,7 @@ class Recorder:
         folder.mkdir()
         if start is None:
             disk = new_disk(self._releases, folder / "disk.img")
-            self._userland(disk, PREPARE, folder / "prepare.log", USER)
+            self.userland(disk, PREPARE, user=USER)
         else:
             disk = Disk(device.copy(start, folder / "disk.img"), SIZES.partitions())
         phases = []
@@ -160,31 +172,42 @@ class Recorder:
             before = device.copy(disk.image, folder / f"{number}.img")
             log = folder / f"{number}.log"
             if step.commands:
-                self._userland(disk, step, log, {})
+                self.userland(disk, step, write_log.node(disk.image, log))
             else:
                 _grub(disk, step, log)
             phases.append(Phase(step, before, write_log.epochs(log)))
             log.unlink()
         return phases
 
-    def _userland(self, disk: Disk, step: Step, log: Path, user: Mapping[str, str]) -> None:
+    def userland(
+        self,
+        disk: Disk,
+        step: Step,
+        through: Mapping[str, object] | None = None,
+        *,
+        user: Mapping[str, str] | None = None,
+        codes: bool = True,
+    ) -> Ran:
+        """Run a step's commands on a disk. `user`: files to write first; `codes`: as expected."""
         machine = self._machine
-        machine.vm.attach_disk(_NAME, VMDisk(disk.image), log=log)
-        machine.run("udevadm", "wait", "--timeout=60", f"{_BY_ID}-{_NAME}-part6")
+        machine.vm.attach_disk(_NAME, VMDisk(disk.image), through)
+        machine.run("udevadm", "wait", "--timeout=60", f"{_BY_ID}-{_NAME}-part6", ok=None)
         asked = {
             "slot": step.boot.slot,
             "how": step.boot.how,
             "commands": [list(words) for words in step.commands],
-            "user": dict(user),
+            "user": dict(user or {}),
             "broken": step.broken,
         }
         words = ("python3", "-", json.dumps(asked))
-        done = machine.vm.agent.run(words, timeout=600, stdin=_INSIDE.read_text())
+        done = machine.vm.agent.run(words, timeout=600, stdin=_INSIDE.read_text(), ok=None)
+        requests = machine.vm.requests(_NAME)
         machine.vm.detach_disk(_NAME)
-        codes = json.loads(done.stdout.splitlines()[-1])
-        assert step.broken or codes == list(step.codes), (
-            f"{step.name}: {codes}\n{done.stdout}\n{done.stderr}"
-        )
+        said = f"{done.stdout}\n{done.stderr}"
+        ended = json.loads(done.stdout.splitlines()[-1]) if done.code == 0 else []
+        wanted = codes and not step.broken
+        assert not wanted or ended == list(step.codes), f"{step.name}: {ended}\n{said}"
+        return Ran(ended, said, requests)
 
 
 def _grub(disk: Disk, step: Step, log: Path) -> None:

@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.cuts import releases
+from tests.cuts import again, releases
 from tests.cuts.record import LIFE, Phase, Recorder, debian
 from tests.cuts.replay import replay
+from tests.cuts.states import cuts
 
 pytestmark = pytest.mark.long
 
 _CUTS = 60
+_AGAIN = 12
 _SEED = 7
 
 
@@ -39,6 +42,20 @@ def test_cut_anywhere(life: dict[str, Phase], images: Path, name: str) -> None:
     print(done)
     assert done.faults == []
     assert done.distinct > 1
+
+
+@pytest.mark.row("U29", "S62")
+def test_done_again_after_any_cut(recorder: Recorder, life: dict[str, Phase], images: Path) -> None:
+    """An install that was cut, by the system that boots then: the same end as without the cut."""
+    phase = life["install, update"]
+    chance = random.Random(_SEED)
+    for cut in chance.sample([*cuts(phase, 200, _SEED)], _AGAIN):
+        disk = again.cut_off(phase, cut, images / "again.img")
+        found = again.look(phase, disk, releases.build(), images / "cut-off")
+        if found.outcome.startswith(phase.step.boot.slot):
+            found = again.run_again(recorder, phase, disk, releases.build(), images / "done")
+        print(f"{cut.epoch} flushes, then {len(cut.sectors)} sectors: {found}")
+        assert (found.outcome, found.faults) == ("B trial, release 3", ())
 
 
 # Where a mistake is made, and what is then said of a state.

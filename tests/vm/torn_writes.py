@@ -71,7 +71,7 @@ def record(machine: DeviceVM, disk: grubbox.Disk, scratch: Path) -> Recorded:
     image, log = scratch / "esp.img", scratch / "esp.log"
     before = disk.read_partition(_ESP)
     image.write_bytes(before)
-    machine.vm.attach_disk(_NAME, Disk(image), log=log)
+    machine.vm.attach_disk(_NAME, Disk(image), write_log.node(image, log))
     node = f"/dev/disk/by-id/virtio-{_NAME}"
     machine.run("udevadm", "wait", "--timeout=60", node)
     machine.run("mkdir", "-p", "/run/torn-esp")
