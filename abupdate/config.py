@@ -123,6 +123,17 @@ class InstallSection(_Section):
     )
 
 
+class HooksSection(_Section):
+    """[hooks]: what a release and the owner run during an install."""
+
+    timeout: float = Field(
+        default=300.0,
+        ge=0.1,
+        le=86400,
+        description="Seconds that one fixup, or one hook before or after, may take.",
+    )
+
+
 class StoreSection(_Section):
     """[store]: the git repository on data."""
 
@@ -139,6 +150,7 @@ class Settings(_Section):
     confirm: ConfirmSection = ConfirmSection()
     health: HealthSection = HealthSection()
     install: InstallSection = InstallSection()
+    hooks: HooksSection = HooksSection()
     store: StoreSection = StoreSection()
 
 

@@ -31,6 +31,7 @@ NAMES = frozenset(
         "slot-mounted",
         "materialise-half",
         "materialised",
+        "fixups-run",
         "synced",
         "unmounted",
         "cache-dropped",

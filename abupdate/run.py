@@ -173,6 +173,40 @@ def run_untrusted(
     return Ended(code if in_time else None, printed.text)
 
 
+def run_attached(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:
+    """Run a program that a person talks to, on our own terminal; its exit code.
+
+    It has all the time that it wants, and what is typed there is for it: Ctrl-C does
+    not stop us meanwhile. Raises `ProgramError` when it cannot be started.
+    """
+    words = _argv(argv, None)
+    program = _find(words[0], words)
+    # A handler of ours is none of the program's, other than one that ignores the signal.
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        process = subprocess.Popen(words, executable=program, env=_environment(env))
+        try:
+            return process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            _take_terminal_back()
+    except OSError as error:
+        raise ProgramError(words, None, f"cannot be started: {error.strerror}") from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _take_terminal_back() -> None:
+    """A shell that was killed leaves the terminal to a process group that is gone."""
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    try:
+        with contextlib.suppress(OSError):  # it is no terminal of ours
+            os.tcsetpgrp(0, os.getpgrp())
+    finally:
+        signal.signal(signal.SIGTTOU, before)
+
+
 class _Tail:
     """The end of what a process prints, read until the process ends: its children may go on."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from abupdate.errors import ExitCode, SourceError
+from abupdate.errors import ExitCode, SourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +97,9 @@ def install(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also a release that was tried and given up.")
     ] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Give a shell where a fixup or hook fails.")
+    ] = False,
     reboot: Annotated[bool, typer.Option("--reboot", help="Reboot when it is armed.")] = False,
     reboot_exit_code: Annotated[
         bool, typer.Option("--reboot-exit-code", help="Exit with 4 when a reboot is needed.")
@@ -113,17 +116,25 @@ def install(
 
     \b
         abupdate install gateway-2.bundle && reboot
+
+    The release's fixups and your hooks (/etc/abupdate/hooks/pre-install.d and
+    post-install.d) run isolated; when one fails, nothing is armed.
     """
     from abupdate.cli.show import terminal_events
     from abupdate.update.install import install as run_install
 
+    if interactive and (source == "-" or not sys.stdin.isatty()):
+        raise UsageError(
+            "--interactive needs a terminal as standard input, found none.",
+            "Run it in a terminal with a bundle file, or leave --interactive out.",
+        )
     events = terminal_events(progress_fd)
     settings = _settings(context)
     with _opened(source) as stream:
         done = run_install(
             _machine(context), stream, source, settings, events,
             arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
-            retry_failed=retry_failed,
+            retry_failed=retry_failed, interactive=interactive,
         )  # fmt: skip
     if not done.armed:
         print(f"Release {done.release} is in slot {done.slot}; `abupdate arm` lets GRUB try it.")

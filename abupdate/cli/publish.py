@@ -86,6 +86,10 @@ def commit(
     min_from: Annotated[
         str | None, typer.Option(help="Lowest version that may update to this one.")
     ] = None,
+    fixups_write: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Path that .git-fixups/* may write; may be repeated."),
+    ] = None,
 ) -> None:
     """Make a faithful commit of a root filesystem.
 
@@ -106,6 +110,7 @@ def commit(
         compatible=compatible,
         floor=_version(floor) if floor is not None else None,
         min_from=_version(min_from) if min_from is not None else None,
+        fixups_write=tuple(fixups_write or ()),
     )
     source = _rootfs(rootfs)
     date = _source_date()

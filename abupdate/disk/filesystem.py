@@ -212,6 +212,36 @@ def mounted(device: Path, target: Path, options: str) -> Iterator[Path]:
 
 
 @contextmanager
+def in_memory(target: Path, size: int) -> Iterator[Path]:
+    """An empty filesystem in memory at `target` (made when missing), `size` bytes at most."""
+    target.mkdir(parents=True, exist_ok=True)
+    options = f"size={size},mode=0700,nosuid,nodev,noexec"
+    run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", target])
+    try:
+        yield target
+    finally:
+        run(["umount", target])
+
+
+@contextmanager
+def overlaid(lower: Path, upper: Path, work: Path, target: Path) -> Iterator[Path]:
+    """An overlay at `target`: what is written there goes to `upper`, and `lower` stays as it is.
+
+    Programs may be run there. `upper` then holds whole files and folders, and never says
+    that one was moved or changed in part.
+    """
+    for folder in (work, target):
+        folder.mkdir(exist_ok=True)
+    folders = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    options = f"{folders},redirect_dir=nofollow,metacopy=off,index=off,xino=off,nosuid,nodev"
+    run(["mount", "-t", "overlay", "-o", options, "overlay", target])
+    try:
+        yield target
+    finally:
+        run(["umount", target])
+
+
+@contextmanager
 def writable(mountpoint: Path) -> Iterator[None]:
     """Make a read-only mount writable for the time of the block.
 

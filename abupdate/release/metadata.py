@@ -24,6 +24,9 @@ _NUMBER = r"(?:0|[1-9][0-9]*)"
 _VERSION = re.compile(rf"({_NUMBER}(?:\.{_NUMBER})*)(?:-([a-z]+)(?:\.({_NUMBER}))?)?", re.ASCII)
 _COMPATIBLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,+:-]{0,127}", re.ASCII)
 _MAX_COUNT = 1 << 62
+# First parts of paths that no fixup may write: what describes the slot, what runs in it, what
+# GRUB reads, and what is the filesystem's own.
+NEVER_WRITTEN = (".abupdate", ".git-fixups", "boot", "lost+found")
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 
 
@@ -239,6 +242,12 @@ def _check_pattern(pattern: str) -> None:
         raise UsageError(
             "A pattern of fixups_write is a path below the root without a leading '/', empty "
             f"parts, '.' or '..', and '**' only as a whole part; found {pattern[:80]!r}.",
+            "Example: etc/ld.so.cache or var/cache/**.",
+        )
+    if "*" in parts[0] or "?" in parts[0] or parts[0] in NEVER_WRITTEN:
+        raise UsageError(
+            "A pattern of fixups_write begins with the plain name of a folder or file of the root, "
+            f"and not with {', '.join(NEVER_WRITTEN)}; found {pattern[:80]!r}.",
             "Example: etc/ld.so.cache or var/cache/**.",
         )
 

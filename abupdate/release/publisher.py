@@ -23,6 +23,7 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.release.bundle import receive
+from abupdate.release.fixups import fixups
 from abupdate.release.header import CountedSource, parse_header
 from abupdate.release.metadata import (
     ReleaseToml,
@@ -49,6 +50,7 @@ class Description:
     compatible: str
     floor: Version | None = None
     min_from: Version | None = None
+    fixups_write: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Refused here, and not after minutes of capturing.
@@ -64,6 +66,7 @@ class Description:
             created=max(0, totals.newest) if created is None else created,
             floor=self.floor,
             min_from=self.min_from,
+            fixups_write=self.fixups_write,
         )
 
 
@@ -173,6 +176,7 @@ def sign_release(
         )
     with open_commit(repository, waiting) as content:
         release = _described(content, version)
+        fixups(content.manifest)
         _hash_all(content)
         payload = format_payload(
             commit=waiting,

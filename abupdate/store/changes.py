@@ -9,7 +9,7 @@ same way, back to one that was compared with nothing).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 from abupdate.errors import NotTrustedError
@@ -57,16 +57,18 @@ def changes(
     checks: Checks,
     tree: Iterator[TreeChange],
     find: Callable[[bytes], File | None],
+    unknown: Container[bytes] = frozenset(),
 ) -> Iterator[Change]:
     """The changes between two manifests (`old` as lines, `new` whole), sorted by path.
 
     `tree`: in what their trees differ, sorted by path. `find` looks a path of
     the new tree up; it is called after the last line of `old` was taken. `checks`
-    then knows the new manifest's folders. Raises `NotTrustedError`.
+    then knows the new manifest's folders. A path of `unknown` that one of them has is
+    told in any case, as one to make anew. Raises `NotTrustedError`.
     """
-    merged = _Merged(tree)
+    merged = _Merged(tree, unknown)
     try:
-        yield from merged.take(_lines(old, new, checks))
+        yield from merged.take(_lines(old, new, checks, unknown))
     except ValueError as error:
         raise NotTrustedError(f"Manifest, {error}.") from error
     yield from merged.late(find)
@@ -75,8 +77,9 @@ def changes(
 class _Merged:
     """Both sides of one pass, and what the pass must remember of a path for later ones."""
 
-    def __init__(self, tree: Iterator[TreeChange]) -> None:
+    def __init__(self, tree: Iterator[TreeChange], unknown: Container[bytes]) -> None:
         self._tree = tree
+        self._known_to_differ = unknown
         self._ahead = next(tree, None)
         self._unknown: list[Change] = []
         # Files with several names that are written anew (their names then must be made anew as
@@ -108,14 +111,15 @@ class _Merged:
             self._compare_link(new.path, new.target, blob)
             fresh = new.target in self._rewritten or not same_content(old, new)
             return None if old == new and not fresh else Change(old, new, fresh, None, pair.offset)
-        fresh = not same_content(old, new)
+        differs = path in self._known_to_differ
+        fresh = differs or not same_content(old, new)
         oid = blob.oid if blob is not None else None
         if new.links > 1:
             if oid is not None:
                 self._blobs[path] = oid
             if fresh:
                 self._rewritten.add(path)
-        if old == new:
+        if old == new and not differs:
             return None
         change = Change(old, new, fresh, oid if fresh else None, pair.offset)
         if fresh and oid is None and new.kind in WITH_CONTENT:
@@ -215,14 +219,17 @@ class _Old:
         return entry
 
 
-def _lines(old_lines: Iterator[bytes], new: bytes, checks: Checks) -> Iterator[_Pair]:
+def _lines(
+    old_lines: Iterator[bytes], new: bytes, checks: Checks, unknown: Container[bytes]
+) -> Iterator[_Pair]:
     """Merge two manifests. Raises `ValueError` with the line's number in the new one."""
     old, number, offset = _Old(old_lines), 1, manifest.check_header(new)
     try:
         while offset < len(new):
             number += 1
             line = manifest.line_at(new, offset)
-            if line == old.line and checks.take_line(line, offset):
+            same = line == old.line and not (unknown and manifest.path_of(line) in unknown)
+            if same and checks.take_line(line, offset):
                 old.step()
             else:
                 entry = manifest.parse_line(line)

@@ -8,7 +8,7 @@ SHA-256 that the tag's signature covers), files with the manifest's SHA-256.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
@@ -61,12 +61,16 @@ class CommitContent:
         return manifest.read(self.manifest)
 
     def changes(
-        self, old: CommitContent | None = None, checks: Checks | None = None
+        self,
+        old: CommitContent | None = None,
+        checks: Checks | None = None,
+        unknown: Container[bytes] = frozenset(),
     ) -> Iterator[Change]:
         """What differs from another commit of the store, or all of it; sorted by path.
 
         Raises `NotTrustedError` where manifest and tree disagree. Read it to its
         end before anything is done with it; `checks` then knows all folders.
+        `unknown`: paths that are told even where both commits have the same.
         """
         trees = Trees(self._reader)
         files = trees.differences(old._tree if old is not None else None, self._tree)
@@ -77,6 +81,7 @@ class CommitContent:
             Checks() if checks is None else checks,
             (change for change in files if change.path not in own),
             lambda path: trees.find(self._tree, path),
+            unknown,
         )
 
     def beside(self, commit: str) -> CommitContent:

@@ -23,8 +23,8 @@ MAX_COMPONENT = 255
 MAX_PATH = 4095
 MAX_DEPTH = 256
 MAX_XATTR = 65536
-# What a root filesystem may not have: abupdate's own names, and what ext4 makes for itself.
-RESERVED = (b".abupdate", b".git-fixups", b"lost+found")
+# What a root filesystem may not have: abupdate's own name, and what ext4 makes for itself.
+RESERVED = (b".abupdate", b"lost+found")
 MAX_LINKS = 65000  # ext4's own limit
 _MAX_ID = (1 << 32) - 2
 _MAX_DEVICE = 0xFFFFF

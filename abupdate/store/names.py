@@ -4,8 +4,8 @@ A component is looked at in its parts between backslashes, which git takes for
 folders of Windows (most names have one part). A part is stored as `.abu%` +
 itself when it begins with `.abu%`, or when it, after dropping what HFS+ ignores
 and lower-casing, begins with `.git` or looks like NTFS's short name of it
-(`gi…~1`): git's own fsck refuses those, and it is never relaxed. `.gitignore`
-and `.gitkeep` stay as they are.
+(`gi…~1`): git's own fsck refuses those, and it is never relaxed. `.gitignore`,
+`.gitkeep` and `.git-fixups` stay as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 PREFIX = b".abu%"
-_PLAIN = (b".gitignore", b".gitkeep")
+_PLAIN = (b".gitignore", b".gitkeep", b".git-fixups")
 
 # Code points that HFS+ ignores in a name, as UTF-8 (git: utf8.c, next_hfs_char).
 _IGNORED = re.compile(

@@ -20,6 +20,7 @@ from abupdate.store.content import MANIFEST_PATH, RELEASE_PATH
 from abupdate.store.manifest import Entry, Kind, escape
 from abupdate.store.materialise.apply import own_file, own_folder
 from abupdate.store.materialise.plan import Plan
+from abupdate.store.outputs import NOTHING, Outputs
 from abupdate.store.paths import (
     Directories,
     Found,
@@ -58,10 +59,13 @@ def describe(differences: Sequence[Difference]) -> str:
     return f"{told}; and {more} more" if more > 0 else told
 
 
-def compare(target: Path, content: Described, events: Events) -> list[Difference]:
+def compare(
+    target: Path, content: Described, events: Events, outputs: Outputs = NOTHING
+) -> list[Difference]:
     """Read a mounted slot and compare it with a commit; empty when they are equal.
 
-    A path that the disk cannot read is a difference.
+    `outputs` are what fixups left over the commit. A path that the disk cannot read
+    is a difference.
     """
     folders: set[bytes] = set()
     unread: dict[bytes, OSError] = {}
@@ -71,7 +75,7 @@ def compare(target: Path, content: Described, events: Events) -> list[Difference
         reading = _Reading(opened, progress.add)
         # A folder is looked into once the release was seen to have it.
         found = walk(target, folders.__contains__, unread.__setitem__)
-        for entry, path in _asked_ahead(_beside(_whole(content, folders), found), ahead):
+        for entry, path in _asked_ahead(_beside(_whole(content, outputs, folders), found), ahead):
             if entry is None:
                 assert path is not None
                 differences.append(Difference(path.path, "is not in the release"))
@@ -91,22 +95,39 @@ def compare(target: Path, content: Described, events: Events) -> list[Difference
     return sorted(differences, key=_by_path)
 
 
-def compare_changed(target: Path, plan: Plan, events: Events) -> list[Difference]:
-    """`compare` for what a plan wrote, made or mended only."""
+def compare_changed(
+    target: Path, plan: Plan, events: Events, outputs: Outputs = NOTHING
+) -> list[Difference]:
+    """`compare` for what a plan wrote, made or mended, and the outputs of fixups, only."""
     changed = plan.changed()
     pieces = [range(at, min(at + _PIECE, len(changed))) for at in range(0, len(changed), _PIECE)]
     work = [
-        (changed[index] for piece in pieces[number::WORKERS] for index in piece)
+        _but(outputs, (changed[index] for piece in pieces[number::WORKERS] for index in piece))
         for number in range(min(WORKERS, len(pieces)))
     ]
     progress = _Progress(events, plan.size)
-    own = partial(_differences, target, _own(plan))
+    # What `work` leaves out of it: the fixups' own, and what no manifest tells of.
+    own = partial(_differences, target, merge(_own(plan), outputs.entries(), key=_by_path))
     found = share(
         [own, *(partial(_differences, target, entries) for entries in work)],
         lambda size, _: progress.add(size),
     )
     progress.end()
-    return sorted(chain.from_iterable(found), key=_by_path)
+    return sorted(chain(_still_there(target, outputs), *found), key=_by_path)
+
+
+def _but(outputs: Outputs, entries: Iterator[Entry]) -> Iterator[Entry]:
+    return (entry for entry in entries if entry.path not in outputs.by_path)
+
+
+def _still_there(target: Path, outputs: Outputs) -> Iterator[Difference]:
+    """What fixups removed and is there nevertheless."""
+    with directories(target) as opened:
+        for path in outputs.removed():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                fd, name = opened.parent(path)
+                os.stat(name, dir_fd=fd, follow_symlinks=False)
+                yield Difference(path, "should have been removed by a fixup, and is there")
 
 
 def _differences(target: Path, entries: Iterable[Entry], done: Progress) -> list[Difference]:
@@ -217,9 +238,10 @@ def _and_above(path: bytes) -> Iterator[bytes]:
     return accumulate(path.split(b"/"), lambda above, name: b"%s/%s" % (above, name))
 
 
-def _whole(content: Described, folders: set[bytes]) -> Iterator[Entry]:
-    """The commit's paths and the slot's own description, sorted; `folders` as far as it got."""
-    for entry in merge(manifest.read(content.manifest), _own(content), key=_by_path):
+def _whole(content: Described, outputs: Outputs, folders: set[bytes]) -> Iterator[Entry]:
+    """The slot's paths and its own description, sorted; `folders` as far as it got."""
+    expected = outputs.over(manifest.read(content.manifest))
+    for entry in merge(expected, _own(content), key=_by_path):
         if entry.kind is Kind.DIR:
             folders.add(entry.path)
         yield entry

@@ -35,6 +35,7 @@ class Release:
     signer: str
     floor: Version | None
     transferred: int
+    fixups_write: tuple[str, ...] = ()
 
 
 # Asked before a release joins the store; raises when the device cannot take it.
@@ -114,4 +115,5 @@ def admit(
             signer=verified.signer,
             floor=found.stated.floor,
             transferred=received.transferred,
+            fixups_write=found.stated.fixups_write,
         )

@@ -32,9 +32,11 @@ from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.materialise.apply import SlotDiffersError, Written, apply
 from abupdate.store.materialise.audit import plan_for_slot
 from abupdate.store.materialise.plan import Plan
+from abupdate.store.outputs import NOTHING, Outputs
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import etc
 from abupdate.update.admit import Release, admit
+from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
 from abupdate.update.prepare import Prepared, prepare, refuse_failed, refuse_running
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, new_trial, now
@@ -71,13 +73,15 @@ def install(
     arm: bool = True,
     full_verify: bool | None = None,
     retry_failed: bool = False,
+    interactive: bool = False,
 ) -> Installed:
     """Install the release of a bundle into the other slot, and arm it.
 
     What was written is read back from the device; with `full_verify` (default:
     as `install.verify` says) all of the slot is. A release that this device gave
-    up is refused without `retry_failed`. Raises an `AbupdateError`; the booted
-    slot then stays what boots next.
+    up is refused without `retry_failed`. `interactive`: a person gets a shell where
+    a fixup or hook failed. Raises an `AbupdateError`; the booted slot then stays
+    what boots next.
     """
     require_root()
     with job(machine.paths.runtime, "install"):
@@ -94,8 +98,11 @@ def install(
         refuse_running(machine, booted, release.commit)
         if full_verify is None:
             full_verify = settings.install.verify == "full"
+        timeout = settings.hooks.timeout
+        hooks = Hooks(machine, slot, release, events, timeout, interactive)
         try:
-            written = _write(work, release, full_verify)
+            hooks.before()
+            written = _write(work, release, hooks, full_verify)
             with unstoppable():
                 if arm:
                     with events.step("arm", f"Arm slot {slot}"):
@@ -150,7 +157,7 @@ def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
         raise RefusedError("This is rescue; `install` works from slot A or B.")
     slot = booted.slot.other
     partition = other_partition(booted, slot)
-    filesystem.unmount_leftover(machine.mountpoint)
+    machine.unmount_leftovers()
     filesystem.refuse_if_mounted(partition.device)
     boot.begin(machine.boot_state(), slot, booted.slot)
     return booted, slot, partition
@@ -167,9 +174,10 @@ class _Work:
     events: Events
     prepared: Prepared | None = None
     audited: bool = False
+    outputs: Outputs = NOTHING
 
 
-def _write(work: _Work, release: Release, full_verify: bool) -> Written:
+def _write(work: _Work, release: Release, hooks: Hooks, full_verify: bool) -> Written:
     """Everything between the trusted release and the complete slot, in its order."""
     machine, slot, device, events = work.machine, work.slot, work.device, work.events
     make_room(machine, machine.boot_state(), events)
@@ -183,16 +191,18 @@ def _write(work: _Work, release: Release, full_verify: bool) -> Written:
     # The plan is for what the record proves, or else for an empty slot.
     planned = ready.plan if ready is not None and ready.proven != empty else None
     with events.step("write", f"Write release {release.version}"):
-        plan, written = _materialise(machine, release, planned, device, events)
+        plan, written = _materialise(work, release, hooks, planned)
         work.audited = plan is not planned
     with events.step("verify", "Read it back from the disk"):
-        _read_back(plan, device, machine.mountpoint, full_verify, events)
+        _read_back(work, plan, full_verify)
+    hooks.after(device)
     with events.step("etc", "Carry /etc changes over"):
         etc.carry_over(machine.paths.data, work.booted.slot, slot)
     with events.step("mark", f"Mark slot {slot} complete"):
         filesystem.relabel(device, slot.label, fresh_uuid=True)
         failpoint("label-restored")
-        _record_slot(machine, slot, SlotState.CLEAN, release, device)
+        machine.records.write_outputs(slot, work.outputs)
+        _record_slot(machine, slot, SlotState.CLEAN, release, device, work.outputs)
         failpoint("slot-recorded")
     return written
 
@@ -244,9 +254,13 @@ def _relabel_unfinished(device: Path, slot: Slot, mountpoint: Path, unfit: bool)
 
 
 def _materialise(
-    machine: Machine, release: Release, plan: Plan | None, device: Path, events: Events
+    work: _Work, release: Release, hooks: Hooks, plan: Plan | None
 ) -> tuple[Plan, Written]:
-    """Do what is planned; without a plan, or when the slot is not what it starts from, audit."""
+    """Do what is planned; without a plan, or when the slot is not what it starts from, audit.
+
+    Then the release's fixups.
+    """
+    machine, device, events = work.machine, work.device, work.events
     target, store = machine.mountpoint, machine.store()
     with filesystem.mounted(device, target, _WRITE_OPTIONS):
         # Opened before the first write: the kernel tells an open file of a
@@ -265,6 +279,8 @@ def _materialise(
                     plan = plan_for_slot(target, content, events)
                 written = apply(plan, store, target, events)
             failpoint("materialised")
+            work.outputs = hooks.fixups(plan)
+            failpoint("fixups-run")
             filesystem.syncfs(fd)
             failpoint("synced")
         finally:
@@ -278,13 +294,13 @@ def _materialise(
     return plan, written
 
 
-def _read_back(plan: Plan, device: Path, mountpoint: Path, full: bool, events: Events) -> None:
-    filesystem.drop_cache(device)
-    with filesystem.mounted(device, mountpoint, _READ_OPTIONS):
+def _read_back(work: _Work, plan: Plan, full: bool) -> None:
+    filesystem.drop_cache(work.device)
+    with filesystem.mounted(work.device, work.machine.mountpoint, _READ_OPTIONS) as mountpoint:
         if full:
-            differences = compare(mountpoint, plan, events)
+            differences = compare(mountpoint, plan, work.events, work.outputs)
         else:
-            differences = compare_changed(mountpoint, plan, events)
+            differences = compare_changed(mountpoint, plan, work.events, work.outputs)
     if differences:
         raise ContentDiffersError(
             f"The slot should equal the release after writing it, but {describe(differences)}.",
@@ -294,7 +310,12 @@ def _read_back(plan: Plan, device: Path, mountpoint: Path, full: bool, events: E
 
 
 def _record_slot(
-    machine: Machine, slot: Slot, state: SlotState, release: Release, device: Path | None = None
+    machine: Machine,
+    slot: Slot,
+    state: SlotState,
+    release: Release,
+    device: Path | None = None,
+    outputs: Outputs = NOTHING,
 ) -> None:
     superblock = filesystem.read_superblock(device) if device else None
     machine.records.write_slot(
@@ -308,6 +329,7 @@ def _record_slot(
             signer=release.signer,
             uuid=superblock.uuid if superblock else None,
             superblock=superblock.fingerprint if superblock else None,
+            outputs=outputs.digest,
             written=now(),
         )
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import NoSpaceError, NothingToDoError, NotTrustedError, RefusedError
+from abupdate.release.fixups import fixups
 from abupdate.store.content import CommitContent
 from abupdate.store.manifest import Kind
 from abupdate.store.materialise.plan import Plan, plan_from
+from abupdate.store.outputs import Outputs
 from abupdate.update.records import SlotState
 from abupdate.update.slots import Booted, Machine
 
@@ -43,8 +45,12 @@ class Prepared:
 
 
 def prepare(machine: Machine, slot: Slot, partition: Partition, content: CommitContent) -> Prepared:
-    """Find out what an install would do. Raises `NoSpaceError`, `NotTrustedError`."""
+    """Find out what an install would do.
+
+    Raises `NoSpaceError`, `NotTrustedError`, `SourceError` for fixups that cannot run.
+    """
     need = needed(content)
+    fixups(content.manifest)
     unfit = _unfit(partition, need)
     base = _proven_base(machine, slot, partition.device)
     if base is None or unfit:
@@ -52,7 +58,9 @@ def prepare(machine: Machine, slot: Slot, partition: Partition, content: CommitC
     # A store that is damaged where the old release was is no reason to stop: without a plan,
     # the slot is audited.
     with suppress(NotTrustedError):
-        return Prepared(need, plan_from(content.beside(base), content), proven=True)
+        commit, outputs = base
+        plan = plan_from(content.beside(commit), content, outputs)
+        return Prepared(need, plan, proven=True)
     return Prepared(need, None, proven=False)
 
 
@@ -106,8 +114,9 @@ def _unfit(partition: Partition, need: Need) -> bool:
     )
 
 
-def _proven_base(machine: Machine, slot: Slot, device: Path) -> str | None:
-    """The commit that a slot holds, when nobody can have written to it since.
+def _proven_base(machine: Machine, slot: Slot, device: Path) -> tuple[str, Outputs] | None:
+    """The commit that a slot holds, and what fixups left over it, when nobody can have
+    written to it since.
 
     An install that did not end, a mount for writing, and a repair each change
     the superblock; what changes beneath the filesystem is for `--verify full`.
@@ -116,5 +125,8 @@ def _proven_base(machine: Machine, slot: Slot, device: Path) -> str | None:
     superblock = filesystem.read_superblock(device)
     if record is None or superblock is None or record.state != SlotState.CLEAN:
         return None
-    same = record.superblock == superblock.fingerprint
-    return record.commit if same and machine.store().has(record.commit) else None
+    outputs = machine.records.outputs(record)
+    same = record.superblock == superblock.fingerprint and outputs is not None
+    if not same or outputs is None or not machine.store().has(record.commit):
+        return None
+    return record.commit, outputs

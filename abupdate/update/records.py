@@ -1,6 +1,7 @@
 """What abupdate remembers on the data partition, outside of any slot.
 
 - `slots/A.json`, `slots/B.json`: what a slot holds, and whether it is complete;
+- `slots/A.outputs`, `slots/B.outputs`: what fixups left there, named by its record's digest;
 - `intent.json`: what the last install wanted, so that a lost `grubenv` cannot
   hide that it did not come true;
 - `failed.json`: releases that a device gave up, which it does not try again by itself;
@@ -13,6 +14,7 @@ decision, they never make one alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -21,9 +23,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from abupdate.disk.layout import Slot
+
+if TYPE_CHECKING:
+    from abupdate.store.outputs import Outputs
 
 FORMAT = 1
 _MAX_RECORD = 1024 * 1024
@@ -49,7 +54,8 @@ class SlotState(StrEnum):
 class SlotRecord:
     """What a slot holds. `written` is seconds since the epoch.
 
-    `superblock` is the fingerprint of the slot's when the record was written.
+    `superblock` is the fingerprint of the slot's when the record was written; `outputs`
+    the SHA-256 of what fixups left there, None where they left nothing.
     """
 
     slot: str
@@ -63,6 +69,7 @@ class SlotRecord:
     written: float = 0.0
     confirmed: float | None = None
     superblock: str | None = None
+    outputs: str | None = None
     format: int = FORMAT
 
 
@@ -143,6 +150,27 @@ class Records:
         """Replace a slot's record."""
         write_json(self._slot_path(Slot(record.slot)), asdict(record))
 
+    def outputs(self, record: SlotRecord) -> Outputs | None:
+        """What fixups left in a slot, None when what is kept is not what its record says."""
+        from abupdate.store.outputs import MAX_TEXT, NOTHING, parse_outputs
+
+        if record.outputs is None:
+            return NOTHING
+        try:
+            with self._outputs_path(Slot(record.slot)).open("rb") as file:
+                text = file.read(MAX_TEXT)
+            right = hashlib.sha256(text).hexdigest() == record.outputs
+            return parse_outputs(text) if right else None
+        except (OSError, ValueError):
+            return None
+
+    def write_outputs(self, slot: Slot, outputs: Outputs) -> None:
+        """Keep what fixups left in a slot, before the record that names its digest."""
+        if outputs:
+            replace_file(self._outputs_path(slot), outputs.text)
+        else:
+            self._outputs_path(slot).unlink(missing_ok=True)
+
     def intent(self) -> Intent | None:
         """The last install's intent, None when absent or not readable."""
         found = _load(self._directory / "intent.json", Intent)
@@ -209,6 +237,9 @@ class Records:
 
     def _slot_path(self, slot: Slot) -> Path:
         return self._directory / "slots" / f"{slot}.json"
+
+    def _outputs_path(self, slot: Slot) -> Path:
+        return self._directory / "slots" / f"{slot}.outputs"
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -70,6 +70,18 @@ class Machine:
         """Where a job mounts the slot that it works on."""
         return self.paths.runtime / "slot"
 
+    @property
+    def overlay(self) -> Path:
+        """Where a job has what fixups write over that slot, in memory."""
+        return self.paths.runtime / "fixups"
+
+    def unmount_leftovers(self) -> None:
+        """Unmount what a killed run of ours left; the caller holds the lock."""
+        from abupdate.disk.filesystem import unmount_leftover
+
+        for target in (self.overlay / "root", self.overlay, self.mountpoint):
+            unmount_leftover(target)
+
     def grubenv(self) -> Grubenv:
         """The boot state on the ESP, made writable only for a write."""
         from abupdate.disk.filesystem import writable

@@ -45,10 +45,17 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
                 f"'{partition.label}' and {'a' if record else 'no'} record of what it holds.",
                 "Install a release into it first.",
             )
+        outputs = machine.records.outputs(record)
+        if outputs is None:
+            raise ContentDiffersError(
+                f"What fixups left in slot {wanted} should be kept with the SHA-256 "
+                f"{record.outputs}, found none or another: nothing can be compared with it.",
+                f"Install a release into slot {wanted} again.",
+            )
         device, running = partition.device, wanted == booted.slot
         # The running slot cannot be unmounted, and so is read through the cache.
         options = _READ_OPTIONS if running else f"{_READ_OPTIONS},noload"
-        filesystem.unmount_leftover(machine.mountpoint)
+        machine.unmount_leftovers()
         if not running:
             filesystem.refuse_if_mounted(device)
             filesystem.drop_cache(device)
@@ -57,7 +64,7 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
             events.step("verify", f"Read slot {wanted}"),
             filesystem.mounted(device, machine.mountpoint, options) as mountpoint,
         ):
-            differences = compare(mountpoint, content, events)
+            differences = compare(mountpoint, content, events, outputs)
         if differences:
             raise ContentDiffersError(
                 f"Slot {wanted} should equal release {record.release}, but "

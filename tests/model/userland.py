@@ -29,6 +29,7 @@ from abupdate.paths import Paths
 from abupdate.release.metadata import Version
 from abupdate.store.materialise.apply import Written
 from abupdate.update import confirm as confirm_module
+from abupdate.update import hooks as hooks_module
 from abupdate.update import install as install_module
 from abupdate.update import judge as judge_module
 from abupdate.update import settle as settle_module
@@ -161,6 +162,7 @@ class Userland:
             (install_module, "filesystem", self._filesystem()),
             (install_module, "_materialise", self._materialise),
             (install_module, "_read_back", nothing),
+            (hooks_module, "scripts", lambda _folders: []),
             (install_module, "etc", SimpleNamespace(carry_over=nothing)),
             (install_module, "Trials", trials),
             (confirm_module, "require_root", nothing),
@@ -203,8 +205,8 @@ class Userland:
             refuse_if_mounted=nothing,
         )
 
-    def _materialise(self, *arguments: Any) -> tuple[Any, Written]:
-        _machine, _release, _plan, device, _events = arguments
+    def _materialise(self, work: Any, *_: Any) -> tuple[Any, Written]:
+        device = work.device
         assert self._tape is not None
         for content in ("half", "complete"):
             self._tape.writes.append(
@@ -276,7 +278,9 @@ def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
     record = install_module._record_slot
     record(machine, slot, SlotState.WRITING, release)
     install_module._relabel_unfinished(device, slot, machine.mountpoint, False)
-    install_module._materialise(machine, release, None, device, _Quiet())
+    work = install_module._Work(machine, machine.booted(), slot, device, _Quiet())
+    hooks = hooks_module.Hooks(machine, slot, release, _Quiet(), timeout=1.0)
+    install_module._materialise(work, release, hooks, None)
     replaced.filesystem.relabel(device, slot.label, fresh_uuid=True)
     record(machine, slot, SlotState.CLEAN, release, device)
     install_module._arm(machine, slot)

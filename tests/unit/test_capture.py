@@ -164,7 +164,6 @@ REFUSED: dict[str, list[Member]] = {
     "no time": [file("x", mtime="yesterday")],
     "time too long": [file("x", mtime="9" * 30)],
     "reserved": [folder(".abupdate")],
-    "reserved for fixups": [folder(".git-fixups")],
     "ACL as text": [file("x", SCHILY_acl_access="user:build:rwx")],
 }
 

@@ -12,10 +12,11 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from abupdate.store import manifest
+from abupdate.store.changes import Change
 from abupdate.store.manifest import Checks, Entry, Kind
+from abupdate.store.outputs import NOTHING, Outputs
 
 if TYPE_CHECKING:
-    from abupdate.store.changes import Change
     from abupdate.store.content import CommitContent
 
 
@@ -119,6 +120,13 @@ class Plan:
         self.finish.fill(known[path] for path in self._touched if path in known)
         return self
 
+    def touched(self, folders: Iterable[bytes]) -> Iterator[Entry]:
+        """Folders of the release that got new times after the plan was done: finish them again."""
+        offsets = [self.checks.directories[path] for path in folders]
+        self.finish.fill(chain(self.finish.offsets(), offsets))
+        for offset in offsets:
+            yield manifest.parse_line(manifest.line_at(self.manifest, offset))
+
     def _add(self, change: Change) -> None:
         old, new = change.old, change.new
         if old is not None and (new is None or change.fresh):
@@ -156,10 +164,36 @@ class Plan:
             self.nodes.append(change.offset)
 
 
-def plan_from(old: CommitContent | None, new: CommitContent) -> Plan:
-    """The plan for a slot that holds exactly `old`, or nothing.
+def plan_from(old: CommitContent | None, new: CommitContent, outputs: Outputs = NOTHING) -> Plan:
+    """The plan for a slot that holds exactly `old` apart from `outputs`, or nothing.
 
     Nothing of the slot is looked at. Raises `NotTrustedError`.
     """
     plan = Plan(new)
-    return plan.take(new.changes(old, plan.checks))
+    changes = new.changes(old, plan.checks, outputs.by_path)
+    return plan.take(_from_what_is_there(changes, outputs) if outputs else changes)
+
+
+def _from_what_is_there(changes: Iterable[Change], outputs: Outputs) -> Iterator[Change]:
+    """Changes between two commits, for a slot where outputs of fixups lie over the first.
+
+    Whatever such a path became in the new release, it is made from there; what
+    neither release has is removed.
+    """
+    left = dict(outputs.by_path)
+    for change in changes:
+        path = (change.new or change.old).path  # type: ignore[union-attr]
+        if path not in left:
+            yield change
+            continue
+        now, new = left.pop(path), change.new
+        if new is None:
+            if now is not None:
+                yield change._replace(old=now)
+            continue
+        # A folder that is one stays: what is below it is told by itself.
+        stays = now is not None and now.kind is Kind.DIR and new.kind is Kind.DIR
+        yield change._replace(old=now, fresh=not stays)
+    for now in left.values():
+        if now is not None:
+            yield Change(now, None)

@@ -1,0 +1,81 @@
+"""The fixups of a release, and which paths it lets them write.
+
+Fixups are the executables in `.git-fixups` of the root filesystem: ordinary paths
+of the release, in its manifest and so under its signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from abupdate.errors import SourceError
+from abupdate.release.metadata import NEVER_WRITTEN
+from abupdate.store.manifest import Entry, Kind, escape, line_at, parse_line
+
+FOLDER = b".git-fixups"
+
+
+def fixups(manifest: bytes) -> list[Entry]:
+    """The fixups of a release in the order in which they run: by name, as raw bytes.
+
+    What is in folders of `.git-fixups` is theirs to use. Raises `SourceError` for
+    one that nothing can run.
+    """
+    found = [entry for entry in _inside(manifest) if entry.path.count(b"/") == 1]
+    for entry in found:
+        if entry.kind not in (Kind.FILE, Kind.HARDLINK, Kind.LINK, Kind.DIR):
+            raise _unfit(entry, "a file, found something else")
+        if entry.kind in (Kind.FILE, Kind.HARDLINK) and not entry.mode & 0o111:
+            raise _unfit(entry, f"executable, found mode {entry.mode:04o}")
+    return [entry for entry in found if entry.kind is not Kind.DIR]
+
+
+def _inside(manifest: bytes) -> Iterator[Entry]:
+    """The lines of one folder are beside each other: the rest need not be read."""
+    begin = b"\n" + FOLDER + b"/"
+    offset = manifest.find(begin) + 1
+    while offset > 0:
+        line = line_at(manifest, offset)
+        if not line.startswith(begin[1:]):
+            return
+        try:
+            yield parse_line(line)
+        except ValueError as error:
+            raise SourceError(f"The manifest's lines of {FOLDER.decode()}: {error}.") from error
+        offset += len(line)
+
+
+def _unfit(entry: Entry, what: str) -> SourceError:
+    return SourceError(
+        f"The fixup {escape(entry.path).decode()} should be {what}.",
+        "Make the release again, with a file there that can be run (chmod +x).",
+    )
+
+
+def declared(patterns: Sequence[str]) -> Callable[[bytes], bool]:
+    """Whether a path is among those that `fixups_write` of a release.toml allows."""
+    allowed = [re.compile(_expression(pattern), re.DOTALL) for pattern in patterns]
+
+    def asked(path: bytes) -> bool:
+        if path.partition(b"/")[0].decode("latin-1") in NEVER_WRITTEN:
+            return False
+        return any(pattern.fullmatch(path) for pattern in allowed)
+
+    return asked
+
+
+def _expression(pattern: str) -> bytes:
+    """`**` stands for any number of parts, none included, so that `a/**` has `a` as well."""
+    parts = []
+    for part in pattern.encode().split(b"/"):
+        if part != b"**":
+            words = re.split(rb"([*?])", part)
+            parts.append(b"/" + b"".join(_WILD.get(word, re.escape(word)) for word in words))
+        elif not parts or parts[-1] != _ANY:  # two of them say no more than one
+            parts.append(_ANY)
+    return b"".join(parts)[1:]
+
+
+_ANY = rb"(?:/[^/]+)*"
+_WILD = {b"*": rb"[^/]*", b"?": rb"[^/]"}
