@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import stat
 import struct
 import sys
@@ -48,7 +49,7 @@ def main(text: str) -> int:
         _enter(wanted)
         _give_up_privileges()
     except OSError as error:
-        print(f"the isolated run cannot be prepared: {error}", file=sys.stderr)
+        _tell(f"the isolated run cannot be prepared: {error}")
         return FAILED
     child = os.fork()
     if child == 0:
@@ -141,11 +142,26 @@ def _give_up_privileges() -> None:
 
 def _become(wanted: dict[str, Any]) -> None:
     program = wanted["program"]
+    if wanted["terminal"]:
+        _take_terminal()
     try:
         os.execve(program[0], program, wanted["env"])  # noqa: S606 - no shell is wanted
     except OSError as error:
-        print(f"{program[0]} cannot be started: {error.strerror}", file=sys.stderr, flush=True)
+        _tell(f"{program[0]} cannot be started: {error.strerror}")
     os._exit(FAILED)
+
+
+def _take_terminal() -> None:
+    """A shell gives the terminal back to who had it, and must be able to name that group."""
+    os.setpgid(0, 0)
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.tcsetpgrp(0, os.getpgrp())
+    signal.signal(signal.SIGTTOU, before)
+
+
+def _tell(text: str) -> None:
+    """It goes where the program's output goes, which is kept."""
+    os.write(2, f"{text}\n".encode(errors="replace"))
 
 
 def _check(result: int, what: str) -> None:

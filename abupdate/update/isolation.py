@@ -73,6 +73,7 @@ class Isolation:
         return run_attached(self._argv([_SHELL, "-i"], env))
 
     def _argv(self, program: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
+        """The command that runs a program; with an `env` of its own, on our terminal."""
         self.stage.mkdir(parents=True, exist_ok=True)
         base = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", "HOME": "/", "TMPDIR": "/tmp"}  # noqa: S108
         wanted = {
@@ -81,6 +82,7 @@ class Isolation:
             "read_only": self.read_only,
             "shown": [str(path) for path in self.shown],
             "program": list(program),
+            "terminal": env is not None,
             "env": {**base, **self.env, **(env or {})},
         }
         return [*_APART, sys.executable, "-I", "-S", inside.__file__, json.dumps(wanted)]

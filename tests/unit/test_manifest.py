@@ -204,6 +204,8 @@ def test_stored_names_lead_back(path: bytes) -> None:
         (b".abu%x", b".abu%.abu%x"),
         (b".gitignore", b".gitignore"),
         (b".gitkeep", b".gitkeep"),
+        (b".git-fixups/1", b".git-fixups/1"),
+        (b".GIT-fixups", b".abu%.GIT-fixups"),
         (b"usr/bin/git", b"usr/bin/git"),
     ],
 )

@@ -130,6 +130,8 @@ def test_a_newer_format_is_refused_before_its_keys_are_read(line: bytes, needs: 
         ("fixups_write", '"etc/x"'),
         ("fixups_write", "[1]"),
         *[("fixups_write", f'["{p}"]') for p in ("/etc/x", "../x", "a//b", "", "a/./b", "a**")],
+        *[("fixups_write", f'["{p}"]') for p in ("**", "*/x", "v?r", "boot/x", ".abupdate/**")],
+        *[("fixups_write", f'["{p}"]') for p in (".git-fixups", "boot", "lost+found/x")],
     ],
 )
 def test_a_wrong_value_is_refused_and_its_key_named(key: str, value: str) -> None:

@@ -76,7 +76,7 @@ def look(upper: Path, slot: Path, declared: Callable[[bytes], bool]) -> Seen:
     seen = looking.seen
     for place, entry in seen.found.items():
         if place == b"" or not declared(place):
-            seen.refused.setdefault(place, "was removed" if entry is None else "was written")
+            seen.refused[place] = "was removed" if entry is None else "was written"
     return seen
 
 
