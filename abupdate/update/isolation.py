@@ -93,8 +93,8 @@ def failed(what: str, output: bytes = b"") -> HookFailedError:
     text = printable(output.decode(errors="replace")).strip()
     return HookFailedError(
         f"{what} It said:\n{text}" if text else what,
-        "Nothing is armed, and the booted slot stays what boots next. Correct it and install "
-        "again; `--interactive` gives a shell where it failed.",
+        "The release is not armed. Correct it and install again; `--interactive` gives a shell "
+        "where it failed.",
     )
 
 

@@ -10,9 +10,23 @@ from pathlib import Path
 from abupdate import failpoints
 from tests.slots.device import Device
 
+TOP = Path(__file__).parent.parent.parent
+
 
 def start_apart(device: Device, failpoint: str, *argv: str | Path) -> subprocess.Popen[str]:
     """Start a command that meets a failpoint (`NAME:ACTION`)."""
+    return subprocess.Popen(
+        command(device, *argv),
+        env={**os.environ, failpoints.VARIABLE: failpoint},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TOP,
+    )
+
+
+def command(device: Device, *argv: str | Path) -> list[str]:
+    """What starts a command on this device, from `TOP`."""
     loops = {str(slot): str(path) for slot, path in device.loops.items()}
     code = (
         "import sys\nfrom pathlib import Path\n"
@@ -21,14 +35,7 @@ def start_apart(device: Device, failpoint: str, *argv: str | Path) -> subprocess
         f"device = Device(Path({str(device.top)!r}), loops, Slot({str(device.booted)!r}))\n"
         "sys.exit(device.run(*sys.argv[1:]))\n"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, argv)],
-        env={**os.environ, failpoints.VARIABLE: failpoint},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parent.parent.parent,
-    )
+    return [sys.executable, "-c", code, *map(str, argv)]
 
 
 def run_apart(

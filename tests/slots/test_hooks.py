@@ -6,7 +6,6 @@ import os
 import pty
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from tests.slots import loop
+from tests.slots.apart import TOP, command
 from tests.slots.device import Device, snapshot
 from tests.slots.fixed import make_fixed, opened, running, set_time_limit
 
@@ -147,19 +147,12 @@ class Person:
     """Somebody at a terminal, in front of one command."""
 
     def __init__(self, device: Device, *argv: str | Path) -> None:
-        loops = {str(slot): str(path) for slot, path in device.loops.items()}
-        code = (
-            "import sys\nfrom pathlib import Path\n"
-            "from abupdate.disk.layout import Slot\nfrom tests.slots.device import Device\n"
-            f"loops = {{Slot(name): Path(path) for name, path in {loops!r}.items()}}\n"
-            f"device = Device(Path({str(device.top)!r}), loops, Slot('A'))\n"
-            "sys.exit(device.run(*sys.argv[1:]))\n"
-        )
+        words = command(device, *argv)
         self.said = ""
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
-            os.chdir(Path(__file__).parents[2])
-            os.execv(sys.executable, [sys.executable, "-c", code, *map(str, argv)])
+            os.chdir(TOP)
+            os.execv(words[0], words)
 
     def expect(self, text: str) -> None:
         """Read until something new has this in it."""

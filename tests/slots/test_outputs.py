@@ -129,7 +129,7 @@ def test_a_slot_with_outputs_equals_what_is_kept_and_the_next_release_fits_over_
 
 def seen_by(root: Path) -> dict[bytes, tuple[object, ...]]:
     """All but `.abupdate`, and all but the times of folders, in which we put things ourselves."""
-    found = {}
+    found: dict[bytes, tuple[object, ...]] = {}
     for path in [root, *root.rglob("*")]:
         name = os.fsencode(path.relative_to(root))
         if name.split(b"/")[0] in (b".abupdate", b"lost+found"):

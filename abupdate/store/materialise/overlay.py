@@ -61,12 +61,12 @@ def make_upper(upper: Path, slot: Path) -> None:
 
 
 def look(upper: Path, slot: Path, declared: Callable[[bytes], bool]) -> Seen:
-    """Compare the upper folder of an overlay with the slot below it. Raises `OSError`.
+    """Compare the upper folder of an overlay with the slot below it.
 
     What is as it was, though written again, counts as not written, and so does
-    the time of a folder in which something else changed.
+    the time of a folder in which something else changed. Raises `DeviceFaultError`.
     """
-    with directories(upper) as above, directories(slot) as below:
+    with faults_named(slot), directories(upper) as above, directories(slot) as below:
         looking = _Looking(above, below, slot)
         for path in walk(upper):
             looking.at(path)
