@@ -22,22 +22,25 @@ def fixups(manifest: bytes) -> list[Entry]:
     What is in folders of `.git-fixups` is theirs to use. Raises `SourceError` for
     one that nothing can run.
     """
-    found = [entry for entry in _inside(manifest) if entry.path.count(b"/") == 1]
+    for folder in _lines(manifest, FOLDER + b" "):
+        if folder.kind is not Kind.DIR:
+            raise _unfit(folder, "a folder, found something else")
+    inside = _lines(manifest, FOLDER + b"/")
+    found = [entry for entry in inside if entry.path.count(b"/") == 1]
     for entry in found:
         if entry.kind not in (Kind.FILE, Kind.HARDLINK, Kind.LINK, Kind.DIR):
-            raise _unfit(entry, "a file, found something else")
+            raise _unfit(entry, "a file that can be run, found something else")
         if entry.kind in (Kind.FILE, Kind.HARDLINK) and not entry.mode & 0o111:
             raise _unfit(entry, f"executable, found mode {entry.mode:04o}")
     return [entry for entry in found if entry.kind is not Kind.DIR]
 
 
-def _inside(manifest: bytes) -> Iterator[Entry]:
-    """The lines of one folder are beside each other: the rest need not be read."""
-    begin = b"\n" + FOLDER + b"/"
-    offset = manifest.find(begin) + 1
+def _lines(manifest: bytes, begin: bytes) -> Iterator[Entry]:
+    """The lines that begin with something are beside each other: the rest need not be read."""
+    offset = manifest.find(b"\n" + begin) + 1
     while offset > 0:
         line = line_at(manifest, offset)
-        if not line.startswith(begin[1:]):
+        if not line.startswith(begin):
             return
         try:
             yield parse_line(line)
@@ -48,8 +51,8 @@ def _inside(manifest: bytes) -> Iterator[Entry]:
 
 def _unfit(entry: Entry, what: str) -> SourceError:
     return SourceError(
-        f"The fixup {escape(entry.path).decode()} should be {what}.",
-        "Make the release again, with a file there that can be run (chmod +x).",
+        f"{escape(entry.path).decode()} should be {what}.",
+        "Make the release again: a folder of files that can be run (chmod +x) is expected there.",
     )
 
 

@@ -74,6 +74,12 @@ def test_a_fixup_that_nothing_can_run_is_refused(entry: Entry) -> None:
         fixups(text(folder(b""), folder(b".git-fixups"), entry))
 
 
+def test_fixups_that_are_no_folder_are_refused() -> None:
+    link = Entry(b".git-fixups", Kind.LINK, 0o777, 0, 0, 0, 3, EMPTY)
+    with pytest.raises(SourceError, match=r"\.git-fixups should be a folder"):
+        fixups(text(folder(b""), link))
+
+
 names = st.lists(st.binary(min_size=1, max_size=4).filter(lambda n: not set(n) & set(b"/.\0")),
                  min_size=1, max_size=3).map(b"/".join)  # fmt: skip
 
