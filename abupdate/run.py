@@ -4,8 +4,8 @@
 gives its output; `stream` opens one with pipes, for bulk data; `run_untrusted`
 bounds one that somebody else wrote, `run_attached` leaves one to a person. All take
 argument lists only, never a shell string, start with a scrubbed environment, and
-put the program's own error text into ours. With a `Sandbox` the program runs as another user, within limits on
-memory, time and file size.
+put the program's own error text into ours. With a `Sandbox` the program runs as
+another user, within limits on memory, time and file size.
 """
 
 from __future__ import annotations
