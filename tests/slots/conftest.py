@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -101,8 +100,7 @@ def plain_device(shared_plain_device: Device) -> Device:
     subprocess.run(["cp", "-a", saved, shared.paths.data], check=True)
     shutil.rmtree(shared.paths.esp)
     subprocess.run(["cp", "-a", shared.top / "saved-esp", shared.paths.esp], check=True)
-    if os.path.ismount(shared.paths.runtime / "slot"):
-        subprocess.run(["umount", shared.paths.runtime / "slot"], check=True)
+    shared.machine.unmount_leftovers()
     shared.boot(Slot.A, "normal")
     loop.make_ext4(shared.loops[Slot.B], Slot.B.unfinished_label)
     return shared

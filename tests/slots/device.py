@@ -115,9 +115,8 @@ class Device:
 
     def free(self) -> None:
         """Free what the kernel holds."""
-        for mountpoint in (self.paths.runtime / "slot", self.paths.root):
-            if os.path.ismount(mountpoint):
-                subprocess.run(["umount", mountpoint], check=True)
+        self.machine.unmount_leftovers()
+        self._unmount_root()
         for device in self.loops.values():
             loop.detach(device)
 
