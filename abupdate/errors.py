@@ -8,6 +8,7 @@ into an exit code.
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 
@@ -122,6 +123,27 @@ class ProgramError(DeviceFaultError):
         self.argv = argv
         self.code = code
         self.stderr = stderr
+
+
+def fault_of(error: OSError | MemoryError) -> AbupdateError:
+    """A fault of the machine that nobody below could say more about."""
+    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+        return DeviceFaultError("There is not enough memory for this.", OUT_OF_MEMORY_HINT)
+    where = f"{error.filename}: " if error.filename else ""
+    told = f"{where}{error.strerror or error}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(told, "Free space on the disk that is written to.")
+    if error.errno == errno.EROFS:
+        return RefusedError(told, "Nothing can be written there; make it writable first.")
+    if error.errno == errno.EIO:
+        return DeviceFaultError(told, "The disk may be failing: `dmesg` tells what the kernel saw.")
+    return DeviceFaultError(told)
+
+
+OUT_OF_MEMORY_HINT = (
+    "End what else uses much memory, or raise the limit that this process has (ulimit -v, "
+    "MemoryMax= of its unit), and run it again."
+)
 
 
 def _outcome(code: int) -> str:

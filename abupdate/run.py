@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import selectors
 import shutil
 import signal
@@ -19,17 +20,28 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from abupdate.errors import AbupdateError, ProgramError
+from abupdate.errors import OUT_OF_MEMORY_HINT, AbupdateError, DeviceFaultError, ProgramError
 
 if TYPE_CHECKING:
     import sh
 
 Argument = str | bytes | os.PathLike[str]
+
+# Where the programs come from that an update needs: the package's name in Debian.
+PACKAGES = {
+    **dict.fromkeys(("e2fsck", "mke2fs", "tune2fs"), "e2fsprogs"),
+    **dict.fromkeys(("chown", "cp", "mv", "rm", "sync", "tee"), "coreutils"),
+    **dict.fromkeys(("mount", "umount"), "mount"),
+    **dict.fromkeys(("prlimit", "setpriv"), "util-linux"),
+    "git": "git",
+    "grub-editenv": "grub-common",
+    "ssh-keygen": "openssh-client",
+}
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -49,7 +61,10 @@ class Sandbox:
 
     def prefix(self) -> tuple[str, ...]:
         """The arguments that come before the program's own."""
-        limits = [f"--as={self.memory}", f"--cpu={self.cpu}", "--nofile=256", "--core=0"]
+        # Who has a hard limit may not be able to raise it, and so not to set a larger one.
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        memory = self.memory if hard == resource.RLIM_INFINITY else min(self.memory, hard)
+        limits = [f"--as={memory}", f"--cpu={self.cpu}", "--nofile=256", "--core=0"]
         if self.file_size is not None:
             limits.append(f"--fsize={self.file_size}")
         return (
@@ -92,35 +107,36 @@ def run(
     """
     import sh  # takes 50 ms, which a command that runs nothing need not pay
 
-    words = _argv(argv, sandbox)
-    program = _find(words[0], words)
+    shown, words, program = _command(argv, sandbox)
     timed_out = threading.Event()
     try:
-        done = sh.Command(program)(
-            # sh takes text only: latin-1 both ways keeps every byte of a file name.
-            *[os.fsencode(word).decode("latin-1") for word in words[1:]],
-            _encoding="latin-1",
-            _in=stdin if stdin is not None else b"",
-            _tty_in=False,
-            _tty_out=False,
-            _env=_environment(env),
-            _cwd=str(cwd) if cwd else None,
-            _bg=True,
-            _bg_exc=False,
-            _ok_code=list(range(256)),
-            _return_cmd=True,
-            _internal_bufsize=stdout_limit,
-            _no_err=False,
-        )
-        with _ended_after(timeout, done, timed_out):
-            done.wait()
+        with _threads_started():
+            done = sh.Command(program)(
+                # sh takes text only: latin-1 both ways keeps every byte of a file name.
+                *[os.fsencode(word).decode("latin-1") for word in words[1:]],
+                _encoding="latin-1",
+                _in=stdin if stdin is not None else b"",
+                _tty_in=False,
+                _tty_out=False,
+                _env=_environment(env),
+                _cwd=str(cwd) if cwd else None,
+                _bg=True,
+                _bg_exc=False,
+                _ok_code=list(range(256)),
+                _return_cmd=True,
+                _internal_bufsize=stdout_limit,
+                _no_err=False,
+            )
+            with _ended_after(timeout, done, timed_out):
+                done.wait()
     except sh.SignalException as error:
         if timed_out.is_set():
-            raise ProgramError(words, None, f"not finished after {timeout:g} seconds") from error
-        raise ProgramError(words, error.exit_code, error.stderr.decode(errors="replace")) from error
+            raise ProgramError(shown, None, f"not finished after {timeout:g} seconds") from error
+        said = error.stderr.decode(errors="replace")
+        raise ProgramError(shown, error.exit_code, said, _killed(error.exit_code)) from error
     result = Result(int(done.exit_code), bytes(done.stdout), done.stderr.decode(errors="replace"))
     if result.code not in ok:
-        raise ProgramError(words, result.code, result.stderr)
+        raise ProgramError(shown, result.code, result.stderr)
     return result
 
 
@@ -148,8 +164,7 @@ def run_untrusted(
     seconds are over, all of its session is killed. Raises `ProgramError` when it
     cannot be started.
     """
-    words = _argv(argv, None)
-    program = _find(words[0], words)
+    _, words, program = _command(argv, None)
     try:
         process = subprocess.Popen(
             words,
@@ -306,7 +321,7 @@ class Stream:
         except subprocess.TimeoutExpired as error:
             raise ProgramError(self._argv, None, f"not finished after {timeout:g} s") from error
         if code not in ok:
-            raise ProgramError(self._argv, code, self.error_text())
+            raise ProgramError(self._argv, code, self.error_text(), _killed(code))
         return Result(code, rest, self.error_text())
 
     def error_text(self) -> str:
@@ -342,8 +357,7 @@ def stream(
     False for none. Standard error is kept for error messages. Call
     `Stream.finish` for the verdict: leaving the block without it ends the program.
     """
-    words = _argv(argv, sandbox)
-    program = _find(words[0], words)
+    shown, words, program = _command(argv, sandbox)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             words,
@@ -356,7 +370,7 @@ def stream(
             bufsize=1024 * 1024,
             pipesize=PIPE_SIZE,
         )
-        handle = Stream(process, words, log)
+        handle = Stream(process, shown, log)
         try:
             yield handle
         finally:
@@ -374,13 +388,65 @@ def _argv(argv: Sequence[Argument], sandbox: Sandbox | None) -> tuple[str, ...]:
     return words if sandbox is None else (*sandbox.prefix(), *words)
 
 
-def _find(program: str, words: tuple[str, ...]) -> str:
-    path = shutil.which(program, path=SEARCH_PATH)
-    if path is None:
-        raise ProgramError(
-            words, None, f"{program} not found", f"Install the package that has '{program}'."
+def require_programs(names: Iterable[str]) -> None:
+    """Raise `DeviceFaultError` unless all of these programs are installed."""
+    missing = sorted(name for name in names if shutil.which(name, path=SEARCH_PATH) is None)
+    if missing:
+        packages = sorted({PACKAGES.get(name, name) for name in missing})
+        raise DeviceFaultError(
+            f"This needs {' and '.join(missing)}, and found none in {SEARCH_PATH}.",
+            f"Install what has it (in Debian: {' '.join(packages)}).",
         )
-    return path
+
+
+def _command(
+    argv: Sequence[Argument], sandbox: Sandbox | None
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """A command as it is told of, as it is run, and the path of what is run."""
+    shown, words = _argv(argv, None), _argv(argv, sandbox)
+    for program in (shown[0], *(("prlimit", "setpriv") if sandbox else ())):
+        if shutil.which(program, path=SEARCH_PATH) is None:
+            where = f" (in Debian: {PACKAGES[program]})" if program in PACKAGES else ""
+            raise ProgramError(
+                shown,
+                None,
+                f"{program} not found",
+                f"Install the package that has '{program}'{where}.",
+            )
+    path = shutil.which(words[0], path=SEARCH_PATH)
+    assert path is not None
+    return shown, words, path
+
+
+def _killed(code: int) -> str | None:
+    """What to do when a program was killed, which the kernel does when memory runs out."""
+    return "Was it out of memory? Run it again." if code == -signal.SIGKILL else None
+
+
+@contextlib.contextmanager
+def _threads_started() -> Iterator[None]:
+    """A program needs threads of ours: where there is no memory for them, end what was started."""
+    before = _children()
+    try:
+        yield
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        for child in _children() - before:
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        raise DeviceFaultError(
+            "There is not enough memory to run another program.", OUT_OF_MEMORY_HINT
+        ) from error
+
+
+def _children() -> set[int]:
+    pid = os.getpid()
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:  # a kernel without it
+        return set()
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

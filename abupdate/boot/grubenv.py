@@ -29,7 +29,7 @@ from pathlib import Path
 
 from abupdate.boot.envblock import SIZE, parse_block
 from abupdate.boot.state import BootState, Ustate, backup_of
-from abupdate.errors import DeviceFaultError
+from abupdate.errors import DeviceFaultError, NoSpaceError
 from abupdate.failpoints import failpoint
 from abupdate.run import run
 
@@ -253,6 +253,12 @@ class Grubenv:
             _sync_folder(self._directory)
             _read_back(path, raw)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpaceError(
+                    f"The boot state could not be written to {path}: {error.strerror}.",
+                    f"Free {SIZE} bytes on the boot partition: what is not in its folders "
+                    "`EFI` and `grub` is not abupdate's.",
+                ) from error
             raise DeviceFaultError(
                 f"The boot state could not be written to {path}: {error.strerror}.",
                 "Is the boot partition damaged or write-protected?",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from abupdate.errors import AbupdateError, ExitCode, InterruptedByUserError
+from abupdate.errors import AbupdateError, ExitCode, InterruptedByUserError, fault_of
 
 if TYPE_CHECKING:
     import typer
@@ -37,8 +36,8 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
     except BrokenPipeError:
         # Nobody reads on. What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        return _told_os_error(error)
+    except (OSError, MemoryError) as error:
+        return _told_fault(fault_of(error))
     except Exception:
         traceback.print_exc()
         return _told("This is a bug in abupdate.", "Please report the lines above.", ExitCode.BUG)
@@ -96,15 +95,11 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise InterruptedByUserError("Stopped.")
 
 
-def _told_os_error(error: OSError) -> int:
-    """A fault of the machine that nobody below could say more about."""
-    where = f"{error.filename}: " if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    code = ExitCode.NO_SPACE if full else ExitCode.DEVICE_FAULT
-    if full:
+def _told_fault(fault: AbupdateError) -> int:
+    if fault.exit_code == ExitCode.NO_SPACE:
+        # What is still buffered for a full disk must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    hint = "Free space on the disk that is written to." if full else None
-    return _told(f"{where}{error.strerror}.", hint, code)
+    return _told(fault.message, fault.hint, fault.exit_code)
 
 
 def _told(message: str, hint: str | None, code: int) -> int:

@@ -6,9 +6,11 @@ Devices are block devices (or loop devices in tests), never found here.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import os
+import signal
 import stat
 import uuid
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from abupdate.run import run
 _SUPERBLOCK_OFFSET = 1024
 _MAGIC = 0xEF53
 _BLKFLSBUF = 0x1261
+_BLKROGET = 0x125E
 
 # A label and UUID can then be changed with one superblock write: checksums do
 # not hang on the UUID. GRUB reads all of these.
@@ -81,7 +84,8 @@ def relabel(device: Path, label: str, *, fresh_uuid: bool = False) -> None:
     Raises `DeviceFaultError` when the device does not hold the label afterwards.
     """
     uuid_argument = ["-U", "random"] if fresh_uuid else []
-    run(["tune2fs", "-L", label, *uuid_argument, device])
+    with _of_the_disk():
+        run(["tune2fs", "-L", label, *uuid_argument, device])
     flush(device)
     drop_cache(device)
     found = read_superblock(device)
@@ -95,10 +99,11 @@ def relabel(device: Path, label: str, *, fresh_uuid: bool = False) -> None:
 
 def make(device: Path, label: str) -> None:
     """A fresh ext4, everything on it lost."""
-    run(
-        ["mke2fs", "-t", "ext4", "-F", "-q", "-m", "0", "-O", FEATURES, "-L", label, device],
-        timeout=_MAKE_SECONDS,
-    )
+    with _of_the_disk():
+        run(
+            ["mke2fs", "-t", "ext4", "-F", "-q", "-m", "0", "-O", FEATURES, "-L", label, device],
+            timeout=_MAKE_SECONDS,
+        )
     flush(device)
 
 
@@ -182,8 +187,22 @@ def mounts() -> list[MountEntry]:
     return entries
 
 
-def refuse_if_mounted(device: Path) -> None:
-    """Raise `RefusedError` when the device is mounted anywhere in this namespace."""
+def takes_writes(device: Path) -> bool:
+    """Whether a block device may be written: no write protection of it or of its disk."""
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        answer = fcntl.ioctl(fd, _BLKROGET, bytes(4))
+    finally:
+        os.close(fd)
+    return not any(answer)
+
+
+def refuse_if_in_use(device: Path) -> None:
+    """Raise `RefusedError` when the device is mounted or anything else has a hold of it.
+
+    The kernel knows more than our mounts: those of other mount namespaces (a
+    container's), swap, RAID and device-mapper each claim a device alone.
+    """
     number = device.stat().st_rdev
     wanted = f"{os.major(number)}:{os.minor(number)}"
     for entry in mounts():
@@ -192,6 +211,17 @@ def refuse_if_mounted(device: Path) -> None:
                 f"{device} must not be in use, but it is mounted at {entry.target}.",
                 f"Unmount it first: umount {entry.target}",
             )
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise RefusedError(
+            f"{device} must not be in use, but something has a hold of it that is not among "
+            "the mounts seen from here.",
+            f"A container, swap, RAID or device-mapper? `lsblk {device}` and "
+            f"`grep {wanted} /proc/*/mountinfo` tell.",
+        ) from error
 
 
 def unmount_leftover(target: Path) -> None:
@@ -202,13 +232,40 @@ def unmount_leftover(target: Path) -> None:
 
 @contextmanager
 def mounted(device: Path, target: Path, options: str) -> Iterator[Path]:
-    """Mount an ext4 at `target` (made when missing) for the time of the block."""
+    """Mount an ext4 at `target` (made when missing) for the time of the block.
+
+    A signal that stops us is heard before it or after it: what was mounted, also
+    in the very moment when the signal came, is unmounted.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "ext4", "-o", options, device, target], timeout=_CHECK_SECONDS)
     try:
+        with _of_the_disk():
+            run(["mount", "-t", "ext4", "-o", options, device, target], timeout=_CHECK_SECONDS)
         yield target
     finally:
-        run(["umount", target], timeout=_CHECK_SECONDS)
+        with _signals_wait():
+            unmount_leftover(target)
+
+
+@contextmanager
+def _of_the_disk() -> Iterator[None]:
+    """What a program says of a disk, with what to do."""
+    try:
+        yield
+    except ProgramError as error:
+        error.hint = error.hint or "Run it again; if it happens twice, the disk is failing."
+        raise
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """What would stop us comes after the block."""
+    stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -247,12 +304,22 @@ def writable(mountpoint: Path) -> Iterator[None]:
 
     A directory that is no mountpoint, or a writable one, stays as it is.
     """
-    entry = next((e for e in reversed(mounts()) if e.target == str(mountpoint)), None)
-    if entry is None or "ro" not in entry.options:
+    if not _read_only(mountpoint):
         yield
         return
-    run(["mount", "-o", "remount,rw", mountpoint])
     try:
+        try:
+            run(["mount", "-o", "remount,rw", mountpoint])
+        except ProgramError as error:
+            error.hint = error.hint or "`abupdate doctor` looks at the boot partition."
+            raise
         yield
     finally:
-        run(["mount", "-o", "remount,ro", mountpoint])
+        with _signals_wait():
+            if not _read_only(mountpoint):
+                run(["mount", "-o", "remount,ro", mountpoint])
+
+
+def _read_only(mountpoint: Path) -> bool:
+    entry = next((e for e in reversed(mounts()) if e.target == str(mountpoint)), None)
+    return entry is not None and "ro" in entry.options

@@ -75,6 +75,8 @@ def _partuuid(device: pyudev.Device) -> str:
 
 def _not_a_partition(root: Path, found: str) -> RefusedError:
     return RefusedError(
-        f"{root} should be a partition of a disk in abupdate's layout, found {found}.",
-        "This command works on a device that abupdate was installed on.",
+        f"Not a writable boot medium: {root} should be a partition of a disk in abupdate's "
+        f"layout, found {found}.",
+        "A live or installation medium is not updated: start the installed system, and run it "
+        "there.",
     )

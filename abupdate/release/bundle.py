@@ -137,7 +137,8 @@ class Received:
     def join(self) -> None:
         """Make the release part of the store: packs, then the ref, each on the disk.
 
-        Nothing happens when the store has it already. Raises `RefusedError` when
+        Nothing happens when the store has it already. The caller holds the
+        device's lock. Raises `RefusedError` when
         the store has another release of the same version.
         """
         present = self._store.resolve(self.version.ref)
@@ -150,7 +151,7 @@ class Received:
                 "A version is published once; publish the new content as a new version.",
             )
         migrate(self.repository, self._store)
-        self._store.set_ref(self.version.ref, self.tag_oid)
+        self._store.set_ref(self.version.ref, self.tag_oid, alone=True)
 
     def discard(self) -> None:
         """Delete the quarantine; once or more often."""

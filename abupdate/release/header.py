@@ -63,7 +63,10 @@ class CountedSource:
         try:
             chunk = self._source.read(max(1, size))
         except OSError as error:
-            raise SourceError(f"The source cannot be read: {error.strerror or error}.") from error
+            raise SourceError(
+                f"The source cannot be read: {error.strerror or error}.",
+                "Get the bundle again, on another medium if it lies on one.",
+            ) from error
         self.transferred += len(chunk)
         if self.transferred > self._max_bytes:
             raise SourceError(

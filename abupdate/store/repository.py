@@ -8,8 +8,10 @@ outside, no background work.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -35,26 +37,36 @@ _ENVIRONMENT = {
     # no time won.
     "MALLOC_MMAP_THRESHOLD_": "524288",
 }
-_SETTINGS = (
-    "core.hooksPath=/dev/null",
-    "core.fsync=all",
+_SETTINGS = {
+    "core.hooksPath": "/dev/null",
+    "core.fsync": "all",
     # Larger files are no deltas and so need not be held whole, on the device least of all: 24 MB
     # less memory there for 3 % more of a delta bundle, and nothing of a full one. (Plain
     # integers, not 4m: other readers of git's configuration trip over suffixes.)
-    "core.bigFileThreshold=4194304",
+    "core.bigFileThreshold": "4194304",
     # git maps packs whole otherwise, and keeps 96 MB of delta bases: a few releases would not
     # fit the sandbox's address space. Small windows are no slower here; a small cache costs
     # 2 % of a full write, and saves 8 MB.
-    "core.packedGitWindowSize=1048576",
-    "core.packedGitLimit=4194304",
-    "core.deltaBaseCacheLimit=4194304",
-    "gc.auto=0",
-    "maintenance.auto=false",
-    "pack.threads=1",
-    "transfer.fsckObjects=true",
-)
+    "core.packedGitWindowSize": "1048576",
+    "core.packedGitLimit": "4194304",
+    "core.deltaBaseCacheLimit": "4194304",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "pack.threads": "1",
+    "transfer.fsckObjects": "true",
+}
+# In the environment and not on its command line, which an error of git's begins with.
+_ENVIRONMENT |= {
+    "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
+    **{f"GIT_CONFIG_KEY_{number}": key for number, key in enumerate(_SETTINGS)},
+    **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(_SETTINGS.values())},
+}
 # git has many words for a full disk, and often none: less than this free is full.
 _FULL = 64 * 1024
+# One that lies on another, thinly, is full before it says so.
+_FULL_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+# git's words for what is no fault of what it was given, in the locale that it runs in.
+_DISK_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
 _CHUNK = 256 * 1024
 _SHA256_DIGITS = 64
 _LONG = 6 * 3600.0
@@ -113,8 +125,16 @@ class Repository:
         lines = self.git("for-each-ref", "--format=%(refname) %(objectname)", prefix).stdout
         return dict(line.split(" ") for line in lines.decode().splitlines())
 
-    def set_ref(self, ref: str, oid: str) -> None:
-        """Make a ref name an object; on the disk when this returns."""
+    def set_ref(self, ref: str, oid: str, *, alone: bool = False) -> None:
+        """Make a ref name an object; on the disk when this returns.
+
+        `alone`: the caller holds a lock that keeps every other writer away, so that
+        a lock file of git's is one that a killed git left, and is removed.
+        """
+        if alone:
+            stale = [path for path in (self.path / f"{ref}.lock",) if os.path.lexists(path)]
+            if stale:
+                self.as_owner("rm", "-f", "--", *stale)
         self.git("update-ref", ref, oid)
 
     def delete_ref(self, ref: str) -> None:
@@ -172,6 +192,8 @@ class Repository:
                 git.finish(timeout=_LONG)
             except ProgramError as error:
                 self._raise_if_full(error)
+                if error.code == -signal.SIGKILL or self._is_disk_fault(error):
+                    raise
                 raise SourceError(
                     f"The bundle's pack should be whole and sound, but git says: "
                     f"{error.stderr.strip() or error.message}",
@@ -243,18 +265,21 @@ class Repository:
 
     def _raise_if_full(self, error: ProgramError) -> None:
         disk = os.statvfs(next(path for path in (self.path, *self.path.parents) if path.exists()))
-        if disk.f_bavail * disk.f_frsize < _FULL or disk.f_favail == 0 < disk.f_files:
+        said = any(words in error.stderr for words in _FULL_WORDS)
+        if said or disk.f_bavail * disk.f_frsize < _FULL or disk.f_favail == 0 < disk.f_files:
             raise NoSpaceError(
                 f"The disk of {self.path} is full.", "Free space on that disk."
             ) from error
+
+    def _is_disk_fault(self, error: ProgramError) -> bool:
+        return any(words in error.stderr for words in _DISK_FAULTS)
 
     def as_owner(self, *argv: Argument, stdin: bytes | None = None) -> Result:
         """Another program as the user that owns this repository (moving and syncing files)."""
         return run(argv, stdin=stdin, sandbox=self.sandbox, timeout=600)
 
     def _argv(self, *arguments: Argument) -> list[Argument]:
-        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        return ["git", "--git-dir", self.path, *settings, *arguments]
+        return ["git", "--git-dir", self.path, *arguments]
 
 
 class ObjectReader:
@@ -343,4 +368,8 @@ class ObjectReader:
         return content
 
     def _stopped(self) -> DeviceFaultError:
-        return DeviceFaultError(f"git stopped in the middle: {self._git.error_text().strip()}")
+        try:
+            said, hint = self._git.finish(ok=range(256)).stderr.strip(), None
+        except ProgramError as error:
+            said, hint = error.message, error.hint
+        return DeviceFaultError(f"git stopped in the middle: {said}", hint)

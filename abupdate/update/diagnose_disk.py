@@ -23,6 +23,7 @@ from abupdate.disk.find import twins
 from abupdate.disk.layout import BOOT, DATA, RESCUE, BootDisk, Partition, Slot
 from abupdate.errors import RefusedError
 from abupdate.update.findings import Finding, finding
+from abupdate.update.medium import write_protected
 from abupdate.update.records import Records
 
 # `set esp="($disk,gpt2)"` in grub.cfg.
@@ -56,7 +57,7 @@ def esp_findings(disk: BootDisk, mountpoint: Path) -> list[Finding]:
                 f"mount -o ro,umask=0077 {where} {mountpoint}",
             )
         ]
-    if _write_protected(entry.device_number):
+    if write_protected(entry.device_number):
         return [
             finding(
                 "esp-write-protected",
@@ -206,17 +207,6 @@ def _node(number: str) -> str:
     """`8:2` as a person knows it, where the kernel names it."""
     name = Path(os.path.realpath(_SYSFS / number)).name
     return f"/dev/{name}" if name != number else number
-
-
-def _write_protected(number: str) -> bool:
-    """The kernel's flag of the partition, or of its disk."""
-    for flag in (_SYSFS / number / "ro", _SYSFS / number / ".." / "ro"):
-        try:
-            if flag.read_text().strip() == "1":
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def _list(devices: Iterable[Path]) -> str:

@@ -8,11 +8,13 @@ owner changed wins as a whole over the new release's.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 from abupdate.disk.layout import Slot
+from abupdate.errors import NoSpaceError, ProgramError
 from abupdate.failpoints import failpoint
 from abupdate.run import run
 from abupdate.update.records import sync_directory
@@ -35,7 +37,7 @@ def carry_over(data: Path, booted: Slot | None, target: Slot) -> None:
     new.mkdir(parents=True, mode=0o755)
     source = base / str(booted) / "upper" if booted is not None else current / "upper"
     if source.is_dir():
-        run(["cp", "--archive", "--no-target-directory", source, new / "upper"], timeout=300)
+        _copy(source, new / "upper")
         _forget_lower(new / "upper")
     else:
         (new / "upper").mkdir(mode=0o755)
@@ -47,6 +49,18 @@ def carry_over(data: Path, booted: Slot | None, target: Slot) -> None:
     sync_directory(base)
     shutil.rmtree(old, ignore_errors=True)
     failpoint("etc-merged")
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        run(["cp", "--archive", "--no-target-directory", source, target], timeout=300)
+    except ProgramError as error:
+        if os.strerror(errno.ENOSPC) in error.stderr:
+            raise NoSpaceError(
+                f"The disk of {target} is full: the changes in {source} do not fit there again.",
+                "Free space on the data partition.",
+            ) from error
+        raise
 
 
 def _forget_lower(upper: Path) -> None:

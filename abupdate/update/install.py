@@ -22,9 +22,11 @@ from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import (
     AbupdateError,
     ContentDiffersError,
+    DeviceFaultError,
     NothingToDoError,
     ProgramError,
     RefusedError,
+    fault_of,
 )
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
@@ -38,6 +40,7 @@ from abupdate.update import etc
 from abupdate.update.admit import Release, admit
 from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
+from abupdate.update.medium import refuse_unwritable
 from abupdate.update.prepare import Prepared, prepare, refuse_failed, refuse_running
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, new_trial, now
 from abupdate.update.settle import make_room, settle
@@ -106,7 +109,7 @@ def install(
             with unstoppable():
                 if arm:
                     with events.step("arm", f"Arm slot {slot}"):
-                        _arm(machine, slot)
+                        _arm(machine, slot, events)
                 else:
                     _close_unarmed(machine)
                 done = Installed(
@@ -121,8 +124,9 @@ def install(
                     seconds={name: round(value, 3) for name, value in events.seconds.items()},
                 )
                 _tell_success(machine, done, source_name, events)
-        except AbupdateError as error:
-            _tell_failure(machine, slot, release, error, events)
+        except (AbupdateError, OSError, MemoryError) as error:
+            fault = error if isinstance(error, AbupdateError) else fault_of(error)
+            _tell_failure(machine, slot, release, fault, events)
             raise
         return done
 
@@ -146,7 +150,7 @@ def arm_installed(machine: Machine, events: Events) -> Slot:
             settle(machine, state, events)
             # A person wants it tried: it is judged by its new boots alone.
             Trials(machine.paths.state).forget(record.commit)
-            _arm(machine, slot)
+            _arm(machine, slot, events)
         return slot
 
 
@@ -158,8 +162,9 @@ def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
     slot = booted.slot.other
     partition = other_partition(booted, slot)
     machine.unmount_leftovers()
-    filesystem.refuse_if_mounted(partition.device)
+    filesystem.refuse_if_in_use(partition.device)
     boot.begin(machine.boot_state(), slot, booted.slot)
+    refuse_unwritable(machine, partition)
     return booted, slot, partition
 
 
@@ -318,6 +323,11 @@ def _record_slot(
     outputs: Outputs = NOTHING,
 ) -> None:
     superblock = filesystem.read_superblock(device) if device else None
+    if device is not None and superblock is None:
+        raise DeviceFaultError(
+            f"{device} should hold the filesystem that was just verified, and it cannot be read.",
+            "The slot stays unarmed; the disk may be failing.",
+        )
     machine.records.write_slot(
         SlotRecord(
             slot=slot,
@@ -335,7 +345,7 @@ def _record_slot(
     )
 
 
-def _arm(machine: Machine, slot: Slot) -> None:
+def _arm(machine: Machine, slot: Slot, events: Events) -> None:
     armed: BootState = boot.arm(machine.boot_state(), slot)
     intent, record = machine.records.intent(), machine.records.slot(slot)
     assert record is not None
@@ -360,10 +370,22 @@ def _arm(machine: Machine, slot: Slot) -> None:
         trial=new_trial(),
     )
     machine.records.write_intent(intent)
-    machine.grubenv().write(armed)
+    try:
+        machine.grubenv().write(armed)
+    except AbupdateError as error:
+        found = machine.grubenv().read().state
+        if found is not None and found.trial == slot:  # the second copy alone was not written
+            error.message += f" Slot {slot} is armed all the same."
+            error.hint = f"{error.hint or ''} `abupdate reject` takes it back.".strip()
+        raise
     failpoint("armed")
-    machine.records.remove_failed(record.commit)
-    machine.records.write_intent(replace(intent, armed=now()))
+    # GRUB tries it now: what cannot be noted any more is no install that failed.
+    done = replace(intent, armed=now())
+    for what, note in (
+        ("failed list", lambda: machine.records.remove_failed(record.commit)),
+        ("intent", lambda: machine.records.write_intent(done)),
+    ):
+        attempt_note(note, events.warning, what)
 
 
 def _close_unarmed(machine: Machine) -> None:

@@ -221,7 +221,7 @@ def _confirmed(machine: Machine, record: SlotRecord, events: Events) -> bool:
     todo: list[tuple[str, Callable[[], object]]] = [
         (
             "booted tag",
-            lambda: machine.store().set_ref(f"refs/tags/booted-{stamp}", record.commit),
+            lambda: machine.store().set_ref(f"refs/tags/booted-{stamp}", record.commit, alone=True),
         ),
         ("failed list", lambda: machine.records.remove_failed(record.commit)),
     ]

@@ -111,7 +111,8 @@ class Machine:
             raise RefusedError(
                 "This system should have been booted by abupdate's GRUB configuration, "
                 "but there is no abupdate.slot= on the kernel command line.",
-                "This command works on a device that abupdate was installed on.",
+                "A live or installation medium is not updated: start the installed system, and "
+                "run it there.",
             )
         disk = self.find_disk(self.paths.root)
         mounted = disk.slot_of_root()

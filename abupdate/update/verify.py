@@ -57,7 +57,7 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
         options = _READ_OPTIONS if running else f"{_READ_OPTIONS},noload"
         machine.unmount_leftovers()
         if not running:
-            filesystem.refuse_if_mounted(device)
+            filesystem.refuse_if_in_use(device)
             filesystem.drop_cache(device)
         with (
             open_commit(machine.store(), record.commit, record.manifest_sha256) as content,

@@ -181,7 +181,7 @@ def as_intent(plan: Plan) -> Intent:
 
 
 class _Store:
-    def set_ref(self, _name: str, _oid: str) -> None:
+    def set_ref(self, _name: str, _oid: str, *, alone: bool = False) -> None:
         """A tag; no rule reads it."""
 
 

@@ -158,6 +158,7 @@ class Userland:
             (grubenv_module, "encode", same),
             (install_module, "require_root", nothing),
             (install_module, "job", no_lock),
+            (install_module, "refuse_unwritable", nothing),
             (install_module, "admit", self._admit),
             (install_module, "filesystem", self._filesystem()),
             (install_module, "_materialise", self._materialise),
@@ -202,7 +203,7 @@ class Userland:
             repair=sound,
             mounted=lambda *_: nullcontext(),
             unmount_leftover=nothing,
-            refuse_if_mounted=nothing,
+            refuse_if_in_use=nothing,
         )
 
     def _materialise(self, work: Any, *_: Any) -> tuple[Any, Written]:
@@ -283,7 +284,7 @@ def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
     install_module._materialise(work, release, hooks, None)
     replaced.filesystem.relabel(device, slot.label, fresh_uuid=True)
     record(machine, slot, SlotState.CLEAN, release, device)
-    install_module._arm(machine, slot)
+    install_module._arm(machine, slot, _Quiet())
 
 
 _ACTS: dict[str, Act] = {

@@ -13,11 +13,13 @@ from tests.slots.device import Device
 TOP = Path(__file__).parent.parent.parent
 
 
-def start_apart(device: Device, failpoint: str, *argv: str | Path) -> subprocess.Popen[str]:
-    """Start a command that meets a failpoint (`NAME:ACTION`)."""
+def start_apart(
+    device: Device, failpoint: str, *argv: str | Path, first: str = ""
+) -> subprocess.Popen[str]:
+    """Start a command that meets a failpoint (`NAME:ACTION`), or none (empty)."""
     return subprocess.Popen(
-        command(device, *argv),
-        env={**os.environ, failpoints.VARIABLE: failpoint},
+        command(device, *argv, first=first),
+        env={**os.environ, **({failpoints.VARIABLE: failpoint} if failpoint else {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -25,14 +27,15 @@ def start_apart(device: Device, failpoint: str, *argv: str | Path) -> subprocess
     )
 
 
-def command(device: Device, *argv: str | Path) -> list[str]:
-    """What starts a command on this device, from `TOP`."""
+def command(device: Device, *argv: str | Path, first: str = "") -> list[str]:
+    """What starts a command on this device, from `TOP`. `first`: Python for its process before."""
     loops = {str(slot): str(path) for slot, path in device.loops.items()}
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from abupdate.disk.layout import Slot\nfrom tests.slots.device import Device\n"
         f"loops = {{Slot(name): Path(path) for name, path in {loops!r}.items()}}\n"
         f"device = Device(Path({str(device.top)!r}), loops, Slot({str(device.booted)!r}))\n"
+        f"{first}\n"
         "sys.exit(device.run(*sys.argv[1:]))\n"
     )
     return [sys.executable, "-c", code, *map(str, argv)]

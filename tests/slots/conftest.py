@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.slots import loop
 from tests.slots.boot_device import BootDevice, make_boot_device
 from tests.slots.boots import Boots
 from tests.slots.device import Device, make_device, make_release
+from tests.slots.final import left
 from tests.slots.rootfs import make_rootfs
 
 
@@ -80,10 +82,10 @@ def shared_plain_device() -> Iterator[Device]:
     top = Path(tempfile.mkdtemp(prefix="abupdate-"))
     top.chmod(0o755)
     device = make_device(top)
-    rootfs = make_rootfs(top / "rootfs2", "2")
-    shutil.copy(top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers")
-    make_release(device, rootfs, "2", since=["1"])
-    make_release(device, make_rootfs(top / "rootfs3", "3"), "3")
+    for version, since in (("2", ["1"]), ("3", [])):
+        rootfs = make_rootfs(top / f"rootfs{version}", version)
+        shutil.copy(top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers")
+        make_release(device, rootfs, version, since=since)
     yield device
     device.close()
 
@@ -91,7 +93,18 @@ def shared_plain_device() -> Iterator[Device]:
 @pytest.fixture
 def plain_device(shared_plain_device: Device) -> Device:
     """Release 1 in A, nothing in B, nothing remembered; ESP and data are folders."""
-    shared = shared_plain_device
+    return _put_back(shared_plain_device)
+
+
+@pytest.fixture(scope="package")
+def undisturbed(shared_plain_device: Device) -> dict[str, Any]:
+    """What an install of release 2 leaves that nothing disturbed."""
+    device = _put_back(shared_plain_device)
+    assert device.run("install", device.top / "2.bundle") == 0
+    return left(device)
+
+
+def _put_back(shared: Device) -> Device:
     saved = shared.top / "saved"
     if not saved.exists():
         subprocess.run(["cp", "-a", shared.paths.data, saved], check=True)

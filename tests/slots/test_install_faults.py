@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from abupdate import failpoints
+from abupdate.boot import grubenv
 from abupdate.boot.state import Ustate
 from abupdate.disk import filesystem
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
+from abupdate.events import Events
 from abupdate.store.materialise import writers
 from abupdate.update import install as install_module
 from abupdate.update.slots import Machine
 from tests.slots import beneath, loop
 from tests.slots.apart import run_apart
 from tests.slots.device import SLOT_SIZE, Device
+from tests.slots.final import left
 
 pytestmark = pytest.mark.skipif(
     not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
@@ -29,8 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 # All that an install goes through; the others belong to a confirm.
 INSTALL_POINTS = sorted(
-    failpoints.NAMES
-    - {"state-backup-written", "confirmed", "confirm-recorded", "given-up", "told", "rearmed"}
+    failpoints.NAMES - {"confirmed", "confirm-recorded", "given-up", "told", "rearmed"}
 )
 
 
@@ -40,11 +44,13 @@ def device(plain_device: Device) -> Device:
     return plain_device
 
 
-@pytest.mark.row("S62")
+@pytest.mark.row("S62", "U29")
 @pytest.mark.parametrize("point", INSTALL_POINTS)
 def test_killed_anywhere_the_old_slot_boots_and_a_rerun_ends_well(
-    device: Device, point: str
+    device: Device, undisturbed: dict[str, Any], point: str
 ) -> None:
+    if point == "told":  # there must be something to tell: an install that was cut before
+        run_apart(device, "begun:kill", "install", device.top / "2.bundle")
     done = run_apart(device, f"{point}:kill", "install", device.top / "2.bundle")
     assert done.returncode == -9, done.stderr
     state = device.state()
@@ -54,14 +60,13 @@ def test_killed_anywhere_the_old_slot_boots_and_a_rerun_ends_well(
     superblock = read_superblock(device.loops[Slot.B])
     if state.ustate == Ustate.INSTALLED:
         # Only a slot that is complete is ever armed.
-        assert point in ("armed", "state-primary-written")
+        assert point in ("armed", "state-backup-written")
         assert device.run("verify", "B") == 0
     elif superblock is not None and superblock.label == "rootB":
         assert point in ("label-restored", "slot-recorded", "begin-backup-written")
     assert device.run("install", device.top / "2.bundle") == 0
-    assert device.state().trial == "B"
+    assert left(device) == undisturbed
     assert device.run("verify", "B") == 0
-    assert list((device.paths.state / "spool").iterdir()) == []
 
 
 @pytest.mark.parametrize("point", ["begun", "materialise-half", "read-back", "label-restored"])
@@ -180,14 +185,44 @@ def test_a_stop_that_comes_too_late_is_not_told_as_one(
 ) -> None:
     arm = install_module._arm
 
-    def stopped(machine: Machine, slot: Slot) -> None:
-        arm(machine, slot)
+    def stopped(machine: Machine, slot: Slot, events: Events) -> None:
+        arm(machine, slot, events)
         signal.raise_signal(number)
 
     monkeypatch.setattr(install_module, "_arm", stopped)
     assert device.run("install", device.top / "2.bundle") == 0
     assert device.state().trial == "B"
     assert device.machine.records.history()[-1].event == "installed"
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_when_only_the_second_copy_of_the_boot_state_fails_it_is_told_that_it_is_armed(
+    device: Device,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+) -> None:
+    """GRUB uses the first one, and tries the slot: that must not be told as if it did not."""
+    overwrite = grubenv._overwrite
+
+    def failing(path: Path, raw: bytes) -> None:
+        if path.name == grubenv.BACKUP and device.state().trial == "B":
+            raise OSError(error, os.strerror(error))
+        overwrite(path, raw)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grubenv, "_overwrite", failing)
+        capsys.readouterr()
+        assert device.run("install", device.top / "2.bundle") == (
+            8 if error == errno.ENOSPC else 11
+        )
+    said = capsys.readouterr().err
+    assert os.strerror(error) in said
+    assert "Slot B is armed all the same." in said
+    assert device.state().trial == "B"
+    assert device.run("verify", "B") == 0
+    assert device.run("reject") == 0
+    assert_not_armed(device)
 
 
 @pytest.mark.parametrize("features", ["encrypt,casefold", "quota", "project"])

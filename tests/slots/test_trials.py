@@ -314,7 +314,7 @@ def test_a_boot_state_that_takes_no_writes(
 def test_what_could_not_be_noted_is_added_later(
     boots: Boots, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise DeviceFaultError("The store takes no writes.")
 
     boots.begin(Slot.B, "trial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pwd
@@ -319,6 +320,15 @@ class TestHeader:
         source = CountedSource(io.BytesIO(format_header(header) + b"PACK\0rest"), 1000)
         assert parse_header(source) == header
         assert source.read() + source.read() == b"PACK\0rest"
+
+    def test_a_source_that_cannot_be_read_is_no_fault_of_ours(self) -> None:
+        class Failing(io.BytesIO):
+            def read(self, _size: int | None = -1, /) -> bytes:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with pytest.raises(SourceError, match="cannot be read: Input/output error") as caught:
+            parse_header(CountedSource(Failing(), 1000))
+        assert "Get the bundle again" in (caught.value.hint or "")
 
     def test_every_cut_of_a_header_is_refused(self, sha256: Publisher, device256: Device) -> None:
         end = sha256.delta.index(b"\n\n") + 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,33 @@ def test_every_exit_code_is_documented_and_each_error_has_one() -> None:
 
     used = {kind.exit_code for kind in below(AbupdateError)}
     assert used == set(ExitCode) - {ExitCode.OK, ExitCode.REBOOT_NEEDED}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (MemoryError(), 11, "raise the limit"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 11, "raise the limit"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), 8, "Free space"),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), 7, "make it writable"),
+        (OSError(errno.EIO, "Input/output error", "/data/x"), 11, "disk may be failing"),
+    ],
+)
+def test_a_fault_of_the_machine_is_told_with_what_to_do(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+    says: str,
+) -> None:
+    def failing(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("abupdate.cli.device._machine", failing)
+    assert main(["status"]) == code
+    said = capfd.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("descriptor", ["77", "99999999999"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from abupdate.errors import ProgramError
-from abupdate.run import run, stream
+from abupdate.errors import DeviceFaultError, ProgramError
+from abupdate.run import Sandbox, run, stream
 
 
 def test_output_and_exit_code() -> None:
@@ -33,6 +35,46 @@ def test_failure_carries_the_whole_error_text() -> None:
 def test_a_missing_program_says_what_to_install() -> None:
     with pytest.raises(ProgramError, match="no-such-program-here not found"):
         run(["no-such-program-here"])
+
+
+def test_a_missing_program_is_named_whoever_is_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abupdate.run.SEARCH_PATH", "/nowhere")
+    with pytest.raises(ProgramError, match=r"^'git status' failed: git not found") as caught:
+        run(["git", "status"], sandbox=Sandbox("65534"))
+    assert "in Debian: git" in (caught.value.hint or "")
+
+
+def test_an_error_begins_with_what_was_wanted_not_with_its_limits() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root for another user")
+    with pytest.raises(ProgramError, match=r"^'sh -c exit 4' ended with exit code 4"):
+        run(["sh", "-c", "exit 4"], sandbox=Sandbox("65534"))
+
+
+def test_a_program_gets_no_more_memory_than_we_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--as=600000000" in Sandbox("nobody").prefix()
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1, 1000))
+    assert "--as=1000" in Sandbox("nobody").prefix()
+
+
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+def test_no_memory_for_a_thread_is_told_and_nothing_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, which: int
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def failing(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == which:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with pytest.raises(DeviceFaultError, match="not enough memory to run another program"):
+        run(["sh", "-c", f"sleep 1; touch {tmp_path}/done"])
+    monkeypatch.undo()
+    time.sleep(1.2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_program_that_hangs_is_ended() -> None:

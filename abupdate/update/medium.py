@@ -1,0 +1,62 @@
+"""Before an install reads its source: can what it writes be written, and is all there that it runs?
+
+A person finds a write-protected stick, a live medium or a data partition that
+the kernel made read-only here, and not half way through.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from abupdate.disk.filesystem import mounts, takes_writes
+from abupdate.disk.layout import Partition
+from abupdate.errors import RefusedError
+from abupdate.run import PACKAGES, require_programs
+from abupdate.update.slots import Machine
+
+_SYSFS = Path("/sys/dev/block")
+
+
+def refuse_unwritable(machine: Machine, partition: Partition) -> None:
+    """Raise `RefusedError` where slot, ESP or data take no writes, or there is no store.
+
+    Raises `DeviceFaultError` when a program is missing that an install runs.
+    """
+    require_programs(PACKAGES)
+    paths = machine.paths
+    if not takes_writes(partition.device):
+        raise _unwritable(f"{partition.device}, the partition of the other slot,")
+    esp = next((entry for entry in reversed(mounts()) if entry.target == str(paths.esp)), None)
+    if esp is not None and write_protected(esp.device_number):
+        raise _unwritable(f"the device of the boot partition, which is mounted at {paths.esp},")
+    if not (paths.state / "store.git").is_dir():
+        raise RefusedError(
+            f"The store should be at {paths.state}/store.git, and is not.",
+            f"Is the data partition mounted? `findmnt {paths.data}` tells.",
+        )
+    if os.statvfs(paths.state).f_flag & os.ST_RDONLY:
+        raise RefusedError(
+            f"Not a writable boot medium: {paths.state} is read-only.",
+            "The kernel makes a filesystem read-only after an error in it: `dmesg` tells. Else "
+            f"make it writable: mount -o remount,rw {paths.data}",
+        )
+
+
+def write_protected(number: str) -> bool:
+    """The kernel's flag of a partition (`8:2`), or of its disk."""
+    for flag in (_SYSFS / number / "ro", _SYSFS / number / ".." / "ro"):
+        try:
+            if flag.read_text().strip() == "1":
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _unwritable(what: str) -> RefusedError:
+    return RefusedError(
+        f"Not a writable boot medium: {what} takes no writes.",
+        "Look for a write-protect switch and for errors of the disk in the kernel's log; a live "
+        "or installation medium is not updated.",
+    )
