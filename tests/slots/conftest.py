@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from abupdate.health.check import Check, UnhealthyError
 from abupdate.health.watch import Patience
@@ -109,11 +110,18 @@ def _put_back(shared: Device) -> Device:
     if not saved.exists():
         subprocess.run(["cp", "-a", shared.paths.data, saved], check=True)
         subprocess.run(["cp", "-a", shared.paths.esp, shared.top / "saved-esp"], check=True)
+        subprocess.run(["cp", shared.loops[Slot.A], shared.top / "saved-A"], check=True)
     shutil.rmtree(shared.paths.data)
     subprocess.run(["cp", "-a", saved, shared.paths.data], check=True)
     shutil.rmtree(shared.paths.esp)
     subprocess.run(["cp", "-a", shared.top / "saved-esp", shared.paths.esp], check=True)
     shared.machine.unmount_leftovers()
     shared.boot(Slot.A, "normal")
+    slot = shared.loops[Slot.A]
+    if read_superblock(slot) != read_superblock(shared.top / "saved-A"):  # a test installed into it
+        subprocess.run(["umount", shared.paths.root], check=True)
+        subprocess.run(["dd", f"if={shared.top}/saved-A", f"of={slot}", "bs=4M", "conv=fsync"],
+                       check=True, capture_output=True)  # fmt: skip
+        shared.boot(Slot.A, "normal")
     loop.make_ext4(shared.loops[Slot.B], Slot.B.unfinished_label)
     return shared
