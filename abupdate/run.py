@@ -194,8 +194,7 @@ def run_attached(argv: Sequence[Argument], *, env: Mapping[str, str] | None = No
     It has all the time that it wants, and what is typed there is for it: Ctrl-C does
     not stop us meanwhile. Raises `ProgramError` when it cannot be started.
     """
-    words = _argv(argv, None)
-    program = _find(words[0], words)
+    _, words, program = _command(argv, None)
     # A handler of ours is none of the program's, other than one that ignores the signal.
     before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
     try:
