@@ -14,7 +14,7 @@ from abupdate.boot import grubenv
 from abupdate.boot.envblock import SIGNATURE
 from abupdate.boot.grubenv import BACKUP, PRIMARY, Grubenv, LostError, Reading, decode
 from abupdate.boot.state import BootState, Ustate, provision
-from abupdate.errors import DeviceFaultError
+from abupdate.errors import DeviceFaultError, NoSpaceError
 from tests.unit.boot_states import block
 from tests.unit.simulated_disk import Content, Disk, Fault, PowerCut
 
@@ -100,7 +100,7 @@ def attempt(
             copies.write(new, backup_first=backup_first)
         except PowerCut:
             kind = "cut"
-        except DeviceFaultError:
+        except (DeviceFaultError, NoSpaceError):
             kind = "failed"
     after = {name: disk.possible(name) for name in COPIES}
     order = (BACKUP, PRIMARY) if backup_first else (PRIMARY, BACKUP)
