@@ -33,9 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # All that an install goes through; the others belong to a confirm.
-INSTALL_POINTS = sorted(
-    failpoints.NAMES - {"confirmed", "confirm-recorded", "given-up", "told", "rearmed"}
-)
+INSTALL_POINTS = sorted(failpoints.NAMES - {"confirmed", "confirm-recorded", "given-up", "rearmed"})
 
 
 @pytest.fixture
