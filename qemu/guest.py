@@ -70,13 +70,10 @@ EXCLUDED = (
     ),
 )
 
-# Every release: the serial console, a reboot instead of a hang, no panic when a busy
-# host lets the emulated timer stand still while the kernel tests it, and no rewriting of
-# sched_clock_cpu() with both processors running: an emulated one may see half of that
-# ("Oops: int3", QEMU before 8.1, once in some hundred boots).
+# Every release: the serial console, a reboot instead of a hang, and no panic when a busy
+# host lets the emulated timer stand still while the kernel tests it.
 CMDLINE = (
-    "console=tty0 console=ttyS0 quiet loglevel=4 panic=5 oops=panic mitigations=off "
-    "no_timer_check tsc=unstable"
+    "console=tty0 console=ttyS0 quiet loglevel=4 panic=5 oops=panic mitigations=off no_timer_check"
 )
 
 # Each second of patience counts once a boot, and the tests boot often.

@@ -26,11 +26,18 @@ if TYPE_CHECKING:
     from demo_parts import Parts
 
 
+# QEMU before 8.1 has no instant in which a kernel that rewrites its own code is seen right by
+# two emulated processors: about once in a hundred boots one of them ends by this, in the first
+# seconds. The device comes back by itself, but not with the boots that a test counts.
+EMULATOR = r"Oops: int3.*sched_clock_cpu"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder boot machines."""
+    """All tests of this folder boot machines; what the emulator broke is tried once more."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.vm)
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=rf"(?s){EMULATOR}"))
 
 
 @pytest.fixture(scope="session")

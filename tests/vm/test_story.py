@@ -6,6 +6,7 @@ labels: in front of ours, where a search would find it first, or behind it.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import demo
@@ -17,8 +18,7 @@ from demo import Played
 @pytest.fixture(scope="module", params=["uefi", pytest.param("bios", marks=pytest.mark.long)])
 def played(request: pytest.FixtureRequest, parts: demo_parts.Parts, images: Path) -> Played:
     """UEFI: NVMe, `disk1` of the machine. BIOS: SATA, `disk0`."""
-    timeline, folder = demo_parts.Timeline(), images / request.param
-    folder.mkdir()
+    timeline, folder = demo_parts.Timeline(), Path(tempfile.mkdtemp(dir=images))
     if request.param == "uefi":
         return demo.play(timeline, parts, folder, "uefi", "nvme", "in front")
     return demo.play(timeline, parts, folder, "bios", "sata", "behind")
