@@ -15,7 +15,7 @@ help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
 	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
 	@echo "            test-grub-all: every state of the boot rules in real GRUB;"
-	@echo "            test-machines: the story under BIOS too, and more ways to hang;"
+	@echo "            test-machines: the story under BIOS too, releases that panic or hang;"
 	@echo "            test-health: every way in which a trial can end;"
 	@echo "            crash-all: the power cut at thousands of places of a device's life;"
 	@echo "            soak: a machine updated back and forth, its power cut at random (MINUTES=60)"
@@ -37,7 +37,7 @@ test: test-quick
 test-quick: install-tools
 	$(BIN)/pytest -n 2 --dist loadfile -m "not vm"
 
-# Machines that `make test` has no time for; ten minutes.
+# Machines that `make test` has no time for; a quarter of an hour.
 test-machines: install-tools
 	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py
 

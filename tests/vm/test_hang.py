@@ -24,6 +24,9 @@ from abupdate.boot.state import BootState, Ustate
 from tests.grub.grubbox import Disk
 from tests.vm import armed_slot
 
+# `tests/grub` has the same rules with a kernel that takes no time.
+pytestmark = pytest.mark.long
+
 TRIES = 2
 WATCHDOG = ("-device", "i6300esb")
 # As many machines at a time as the processors of the smallest test machine.
@@ -42,7 +45,7 @@ class Fault:
 
     `arguments`: the kernel's in slot B. `says`: what each broken boot prints.
     `waits`: seconds that a boot then takes to the reset. `markers`: trial boots that got as
-    far as systemd. `asks`: the old slot answers `QUESTIONS`. `long`: not in `make test`.
+    far as systemd. `asks`: the old slot answers `QUESTIONS`.
     """
 
     arguments: str
@@ -53,7 +56,6 @@ class Fault:
     remove: str | None = None
     cpus: int = 1
     asks: bool = False
-    long: bool = False
 
 
 FAULTS = {
@@ -63,7 +65,6 @@ FAULTS = {
         says=r"Kernel panic - not syncing: sysrq triggered crash",
         waits=5,
         markers=TRIES,
-        long=True,
     ),
     "no init": Fault(
         arguments="panic=5",
@@ -80,7 +81,6 @@ FAULTS = {
         waits=50,
         markers=0,
         watchdog=True,
-        long=True,
     ),
     # All processors, by what systemd cannot interrupt.
     "hang of the system": Fault(
@@ -147,29 +147,18 @@ def play(fault: Fault, armed: Disk, image: Path, accel: str) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, parts: demo_parts.Parts, images: Path
-) -> Iterator[dict[str, Future[Seen]]]:
-    """All machines that a test asks for, on their way."""
-    asked = {
-        item.callspec.params.get("name")
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-    }
+def runs(parts: demo_parts.Parts, images: Path) -> Iterator[dict[str, Future[Seen]]]:
+    """All machines, on their way."""
     armed = armed_slot.build(parts.disk, images / "armed.img", TRIES)
     with ThreadPoolExecutor(JOBS) as pool:
         yield {
             name: pool.submit(play, fault, armed, images / f"{number}.img", parts.accel)
             for number, (name, fault) in enumerate(FAULTS.items())
-            if name in asked
         }
 
 
 @pytest.mark.row("S14", "S37", "U21")
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.long] * fault.long) for name, fault in FAULTS.items()],
-)
+@pytest.mark.parametrize("name", FAULTS)
 def test_comes_back_in_the_old_slot(
     runs: dict[str, Future[Seen]], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
