@@ -15,7 +15,7 @@ import stat
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,16 +233,22 @@ def unmount_leftover(target: Path) -> None:
 
 @contextmanager
 def mounted(device: Path, target: Path, options: str) -> Iterator[Path]:
-    """Mount an ext4 at `target` (made when missing) for the time of the block.
+    """Mount an ext4 at `target` (made when missing) for the time of the block."""
+    with _mounted("ext4", options, device, target):
+        yield target
 
-    A signal that stops us is heard before it or after it: what was mounted, also
-    in the very moment when the signal came, is unmounted.
+
+@contextmanager
+def _mounted(kind: str, options: str, what: str | Path, target: Path) -> Iterator[None]:
+    """A signal that stops us is heard before it or after it.
+
+    What was mounted, also in the very moment when the signal came, is unmounted.
     """
     target.mkdir(parents=True, exist_ok=True)
     try:
-        with _of_the_disk():
-            run(["mount", "-t", "ext4", "-o", options, device, target], timeout=_CHECK_SECONDS)
-        yield target
+        with _of_the_disk() if kind == "ext4" else nullcontext():
+            run(["mount", "-t", kind, "-o", options, what, target], timeout=_CHECK_SECONDS)
+        yield
     finally:
         with _signals_wait():
             unmount_leftover(target)
@@ -285,13 +291,9 @@ def _signals_wait() -> Iterator[None]:
 @contextmanager
 def in_memory(target: Path, size: int) -> Iterator[Path]:
     """An empty filesystem in memory at `target` (made when missing), `size` bytes at most."""
-    target.mkdir(parents=True, exist_ok=True)
     options = f"size={size},mode=0700,nosuid,nodev,noexec"
-    run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", target])
-    try:
+    with _mounted("tmpfs", options, "tmpfs", target):
         yield target
-    finally:
-        run(["umount", target])
 
 
 @contextmanager
@@ -301,15 +303,11 @@ def overlaid(lower: Path, upper: Path, work: Path, target: Path) -> Iterator[Pat
     Programs may be run there. `upper` then holds whole files and folders, and never says
     that one was moved or changed in part.
     """
-    for folder in (work, target):
-        folder.mkdir(exist_ok=True)
+    work.mkdir(exist_ok=True)
     folders = f"lowerdir={lower},upperdir={upper},workdir={work}"
     options = f"{folders},redirect_dir=nofollow,metacopy=off,index=off,xino=off,nosuid,nodev"
-    run(["mount", "-t", "overlay", "-o", options, "overlay", target])
-    try:
+    with _mounted("overlay", options, "overlay", target):
         yield target
-    finally:
-        run(["umount", target])
 
 
 @contextmanager

@@ -137,9 +137,8 @@ class Received:
     def join(self) -> None:
         """Make the release part of the store: packs, then the ref, each on the disk.
 
-        Nothing happens when the store has it already. The caller holds the
-        device's lock. Raises `RefusedError` when
-        the store has another release of the same version.
+        Nothing happens when the store has it already. The caller holds the device's
+        lock. Raises `RefusedError` when the store has another release of the same version.
         """
         present = self._store.resolve(self.version.ref)
         if present == self.tag_oid:

@@ -36,7 +36,6 @@ LOST = "it was cut off while it was being armed, or the boot state was lost"
 UNFINISHED = "it was cut off before the slot was complete"
 INTERRUPTED = "no boot of it came to a verdict, and nothing on record speaks against it"
 USED_UP = "it was confirmed, and then none of its boots was healthy until they were used up"
-GIVEN_UP = ("fallback", "rejected")
 
 _HOOK_SECONDS = 60.0
 
@@ -171,13 +170,20 @@ def _note_lost(machine: Machine, intent: Intent, outcome: str, why: str, events:
 
 def _tell_end(machine: Machine, events: Events, entry: HistoryEntry) -> HistoryEntry:
     """Tell the end of a trial; the line that tells it, which may be of a boot that was cut then."""
-    trial = entry.detail["trial"]
-    told = [line for line in machine.records.history() if line.detail.get("trial") == trial]
-    if told and "cause" in told[-1].detail:
-        return told[-1]
+    told = _told(machine, entry.detail["trial"])
+    if told is not None:
+        return told
     note(machine, events, entry)
     failpoint("told")
     return entry
+
+
+def _told(machine: Machine, trial: str) -> HistoryEntry | None:
+    """The line of history that tells the end of a trial."""
+    for line in reversed(machine.records.history()):
+        if line.detail.get("trial") == trial and "cause" in line.detail:
+            return line
+    return None
 
 
 def _close(machine: Machine, intent: Intent, outcome: str, why: str | None, events: Events) -> None:
@@ -194,13 +200,8 @@ def _tell_used_up(machine: Machine, state: BootState, events: Events) -> None:
     record = machine.records.slot(slot)
     if record is None or record.confirmed is None or slot not in state.good:
         return
-    since = record.confirmed
-    told = any(
-        entry.event in GIVEN_UP and entry.slot == slot and entry.time > since
-        for entry in machine.records.history()
-    )
-    if not told:
-        trial = f"{slot}, confirmed at {since}"
+    trial = f"{slot}, confirmed at {record.confirmed}"
+    if _told(machine, trial) is None:
         _fell_back(machine, record, trial, events, why=USED_UP)
 
 

@@ -28,9 +28,6 @@ DOCUMENTED = {
     "loop-limit-0": "limit=0: a confirmed slot that dies is booted for ever",
 }
 
-# Those of `KNOWN` that only `FULL` reaches.
-RARE: set[str] = set()
-
 # Not repaired. A run fails on any other, and the test fails when one of these is
 # gone: take it off the list then.
 KNOWN: dict[str, str] = {}

@@ -25,6 +25,16 @@ from tests.slots.final import left
 from tests.slots.rootfs import make_rootfs
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder need what only root may make."""
+    needs = pytest.mark.skipif(
+        not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
+    )
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(needs)
+
+
 @pytest.fixture(scope="package")
 def shared_device() -> Iterator[BootDevice]:
     """Tests put it back to what it was."""

@@ -12,12 +12,8 @@ import pytest
 
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
-from tests.slots import beneath, loop
+from tests.slots import beneath
 from tests.slots.boot_device import BootDevice
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 
 @pytest.fixture

@@ -12,13 +12,8 @@ from abupdate.errors import DeviceFaultError
 from abupdate.update import cancel as cancel_module
 from abupdate.update.job import job
 from abupdate.update.records import HistoryEntry, now
-from tests.slots import loop
 from tests.slots.apart import start_apart
 from tests.slots.device import Device, snapshot
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 
 @pytest.fixture

@@ -11,12 +11,7 @@ from abupdate.boot.grubenv import BACKUP, PRIMARY, decode
 from abupdate.boot.state import Ustate
 from abupdate.disk.layout import Slot
 from abupdate.update.job import job
-from tests.slots import loop
 from tests.slots.boot_device import NEW, BootDevice, doctor
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 Capsys = pytest.CaptureFixture[str]
 

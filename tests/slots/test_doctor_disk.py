@@ -12,10 +12,6 @@ from abupdate.disk.layout import BOOT, RESCUE, Slot
 from tests.slots import loop
 from tests.slots.boot_device import NEW, BootDevice, doctor
 
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
-
 Capsys = pytest.CaptureFixture[str]
 
 

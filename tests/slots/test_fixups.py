@@ -13,14 +13,10 @@ from abupdate.boot.state import Ustate
 from abupdate.disk import filesystem
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
-from tests.slots import beneath, loop
+from tests.slots import beneath
 from tests.slots.apart import run_apart, start_apart
 from tests.slots.device import Device, hash_of
 from tests.slots.fixed import make_fixed, opened, running, set_time_limit
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 
 @pytest.fixture

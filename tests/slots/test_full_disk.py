@@ -13,16 +13,11 @@ from typing import Any
 import pytest
 
 from abupdate.update import prepare
-from tests.slots import loop
 from tests.slots.device import SLOT_SIZE, Device, make_release
 from tests.slots.final import left
 from tests.slots.moment import at
 from tests.slots.rootfs import make_rootfs
 from tests.slots.test_install_faults import assert_not_armed
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 
 @pytest.fixture

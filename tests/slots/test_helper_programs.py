@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 
 from abupdate import run
-from tests.slots import loop
 from tests.slots.device import Device
 from tests.slots.test_install_faults import assert_not_armed
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 # Killed where its arguments have these words.
 KILLED = {

@@ -14,14 +14,9 @@ import pytest
 
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
-from tests.slots import loop
 from tests.slots.apart import TOP, command
 from tests.slots.device import Device, snapshot
 from tests.slots.fixed import make_fixed, opened, running, set_time_limit
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 AddHook = Callable[[str, str], Path]
 

@@ -9,14 +9,9 @@ from pathlib import Path
 import pytest
 
 from abupdate.disk.layout import Slot
-from tests.slots import loop
 from tests.slots.boot_device import BootDevice
 from tests.slots.device import make_release
 from tests.slots.rootfs import make_rootfs
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 Capsys = pytest.CaptureFixture[str]
 

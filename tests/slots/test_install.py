@@ -11,12 +11,8 @@ import pytest
 from abupdate.boot.state import Ustate
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
-from tests.slots import beneath, loop
+from tests.slots import beneath
 from tests.slots.device import Device, hash_of
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 
 @pytest.fixture

@@ -28,10 +28,6 @@ from tests.slots.apart import run_apart
 from tests.slots.device import SLOT_SIZE, Device
 from tests.slots.final import left
 
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
-
 # All that an install goes through; the others belong to a confirm.
 INSTALL_POINTS = sorted(failpoints.NAMES - {"confirmed", "confirm-recorded", "given-up", "rearmed"})
 

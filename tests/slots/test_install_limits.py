@@ -9,16 +9,11 @@ import pytest
 
 from abupdate.disk.layout import Slot
 from abupdate.update import trust
-from tests.slots import loop
 from tests.slots.apart import start_apart
 from tests.slots.device import Device
 from tests.slots.final import left
 from tests.slots.moment import at
 from tests.slots.test_install_faults import assert_not_armed
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 
 @pytest.fixture

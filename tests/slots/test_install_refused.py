@@ -12,14 +12,9 @@ import pytest
 
 from abupdate.disk.layout import Slot
 from abupdate.update.job import job
-from tests.slots import loop
 from tests.slots.device import SLOT_SIZE, Device, hash_of, make_release, snapshot
 from tests.slots.forged import Tree, forged_release
 from tests.slots.rootfs import make_rootfs
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 
 @pytest.fixture

@@ -15,15 +15,10 @@ from abupdate import run as run_module
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
 from abupdate.update.job import running_job
-from tests.slots import loop
 from tests.slots.device import NOBODY, Device
 from tests.slots.final import left
 from tests.slots.moment import at, passing
 from tests.slots.test_install_faults import INSTALL_POINTS, assert_not_armed
-
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 # From the first write of arming on, no signal stops it (test_cancel, test_install_faults).

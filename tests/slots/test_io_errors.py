@@ -16,10 +16,6 @@ from tests.slots.device import SLOT_SIZE, Device
 from tests.slots.moment import at
 from tests.slots.test_install_faults import assert_not_armed
 
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
-
 
 @pytest.fixture
 def device(plain_device: Device) -> Device:

@@ -24,10 +24,6 @@ from tests.slots import loop
 from tests.slots.random_trees import Node, build, trees
 from tests.slots.rootfs import make_rootfs
 
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
-
 RELEASE = b"format = 1\n"
 
 # Random pairs of trees; ABUPDATE_TREES=3000 takes a larger spread (six a second).

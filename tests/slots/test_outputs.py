@@ -26,10 +26,6 @@ from tests.slots import loop
 from tests.slots.random_trees import Node, build, trees
 from tests.slots.test_materialise import Bench, clear
 
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
-
 EXAMPLES = int(os.environ.get("ABUPDATE_TREES", "30"))
 
 

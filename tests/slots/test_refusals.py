@@ -22,10 +22,6 @@ from tests.slots.apart import start_apart
 from tests.slots.device import PARTUUIDS, Device, snapshot
 from tests.slots.final import left
 
-pytestmark = pytest.mark.skipif(
-    not loop.have_loop_devices(), reason="needs root and loop devices for real ext4"
-)
-
 Situation = Callable[[Device, pytest.MonkeyPatch, ExitStack], object]
 
 
