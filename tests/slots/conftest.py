@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(needs)
 
 
+@pytest.fixture(scope="package", autouse=True)
+def own_mounts() -> None:
+    """Tests run side by side."""
+    loop.leave_the_mounts_of_others()
+
+
 @pytest.fixture(scope="package")
 def shared_device() -> Iterator[BootDevice]:
     """Tests put it back to what it was."""

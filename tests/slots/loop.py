@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,11 +12,27 @@ from pathlib import Path
 from abupdate.disk.filesystem import FEATURES
 
 OFFSET = 1 << 20
+_NEW_MOUNTS, _RECURSIVE, _PRIVATE = 0x20000, 0x4000, 1 << 18  # sched.h, mount.h
 
 
 def have_loop_devices() -> bool:
     """Whether this process may make loop devices."""
     return os.geteuid() == 0 and Path("/dev/loop-control").exists()
+
+
+def leave_the_mounts_of_others() -> None:
+    """See no mount that another process makes from now on, and show it none.
+
+    What a hook of one test runs in has a copy of all mounts, and would keep the slot of
+    a test beside it busy.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for failed in (
+        libc.unshare(_NEW_MOUNTS),
+        libc.mount(None, b"/", None, _RECURSIVE | _PRIVATE, None),
+    ):
+        if failed:
+            raise OSError(ctypes.get_errno(), "a mount namespace of its own")
 
 
 def attach(image: Path, offset: int, size: int, *options: str) -> Path:
