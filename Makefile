@@ -48,7 +48,7 @@ test-health: install-tools
 # A device's life, cut at thousands of places, and mistakes that this must find; an hour.
 crash-all: install-tools
 	$(BIN)/pytest tests/vm/test_cuts.py tests/vm/test_disk_errors.py
-	PYTHONPATH=qemu $(BIN)/python -m tests.cuts --count $(CUTS)
+	PYTHONPATH=qemu $(BIN)/python -m tests.cuts --count $(CUTS) --minimum 500
 
 # Updates back and forth, with the power cut at random moments. ARGS="--seed N": the same choices.
 soak: install-tools

@@ -44,7 +44,7 @@ def failures(recorder: Recorder, phase: Phase, scratch: Path, places: int) -> It
     for kind in KINDS:
         first, last = mounts[kind] + 1, whole[kind]
         for place in range(places):
-            number = first + (last - first) * place // (places - 1)
+            number = first + (last - first) * (2 * place + 1) // (2 * places)
             yield Failure(kind, number)
             yield Failure(kind, number, lasting=True)
 

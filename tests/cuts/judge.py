@@ -65,6 +65,7 @@ class Judge:
         self._phase = phase
         self._folder = folder
         self._disk = Disk(phase.before, SIZES.partitions()).copy(folder / "disk.img")
+        self._releases = releases
         self._plans = {version: _plan(releases, version) for version in releases.commits()}
         self._file = self._disk.image.open("r+b")
         self.content = Content(
@@ -223,7 +224,7 @@ class Judge:
         told = []
         with _mounted(image, self._folder / "mnt", "ro,noload") as root:
             for version, plan in self._plans.items():
-                differences = compare(root, plan, Events())
+                differences = compare(root, plan, Events(), self._releases.outputs(version))
                 if not differences:
                     return True, version
                 told.append(f"not {version}: {describe(differences)}")

@@ -52,9 +52,11 @@ class Boot:
 class Step:
     """One phase to be recorded. Without `commands` it is GRUB's boot into `boot`.
 
+    `part` of a life that it belongs to, for figures.
     `broken`: a mistake of `inside` that is put into abupdate for it; its exit codes are free then.
     """
 
+    part: str
     name: str
     boot: Boot
     commands: Sequence[Sequence[str]] = ()
@@ -67,28 +69,32 @@ _PASSED = (0, 0, 0)
 _REJECTED = (("started",), ("check", "--boot"), ("reject", "--boot"))
 _FAILED = (0, 7, 0)
 # Writes what belongs to the user; not looked at.
-PREPARE = Step("prepare", Boot("A", "normal"), [("status",)], [0])
+PREPARE = Step("", "prepare", Boot("A", "normal"), [("status",)], [0])
+FULL, UPDATE = "install, full", "install, incremental"
+CONFIRM, ROLLBACK, FALLBACK = "confirm", "rollback", "fallback"
+_INSTALL = [("install", "/run/bundles/2.bundle")]
+_UPGRADE = [("install", "/run/bundles/3.bundle")]
 # A whole life: both kinds of install, both ways to confirm, a rollback, both kinds of fallback.
 LIFE = (
-    Step("install, empty slot", Boot("A", "normal"), [("install", "/run/bundles/2.bundle")], [0]),
-    Step("GRUB: trial", Boot("B", "trial")),
-    Step("confirm", Boot("B", "trial"), _JUDGED, _PASSED),
-    Step("rollback", Boot("B", "normal"), [("rollback",)], [0]),
-    Step("GRUB: trial of the rollback", Boot("A", "trial")),
-    Step("confirm the rollback", Boot("A", "trial"), _JUDGED, _PASSED),
-    Step("install, update", Boot("A", "normal"), [("install", "/run/bundles/3.bundle")], [0]),
-    Step("GRUB: first trial", Boot("B", "trial")),
-    Step("a trial that hangs", Boot("B", "trial"), [("started",)], [0]),
-    Step("GRUB: last trial", Boot("B", "trial")),
-    Step("GRUB: fallback", Boot("A", "fallback")),
-    Step("armed once more", Boot("A", "fallback"), _JUDGED, _PASSED),
-    Step("GRUB: first trial again", Boot("B", "trial")),
-    Step("a trial that fails", Boot("B", "trial"), _REJECTED, _FAILED),
-    Step("GRUB: last trial again", Boot("B", "trial")),
-    Step("the last trial fails", Boot("B", "trial"), _REJECTED, _FAILED),
-    Step("GRUB: after it was given up", Boot("A", "normal")),
-    Step("the fallback is told", Boot("A", "normal"), _JUDGED, _PASSED),
-    Step("GRUB: normal boot", Boot("A", "normal")),
+    Step(FULL, "install, empty slot", Boot("A", "normal"), _INSTALL, [0]),
+    Step(CONFIRM, "GRUB: trial", Boot("B", "trial")),
+    Step(CONFIRM, "confirm", Boot("B", "trial"), _JUDGED, _PASSED),
+    Step(ROLLBACK, "rollback", Boot("B", "normal"), [("rollback",)], [0]),
+    Step(ROLLBACK, "GRUB: trial of the rollback", Boot("A", "trial")),
+    Step(CONFIRM, "confirm the rollback", Boot("A", "trial"), _JUDGED, _PASSED),
+    Step(UPDATE, "install, update", Boot("A", "normal"), _UPGRADE, [0]),
+    Step(FALLBACK, "GRUB: first trial", Boot("B", "trial")),
+    Step(FALLBACK, "a trial that hangs", Boot("B", "trial"), [("started",)], [0]),
+    Step(FALLBACK, "GRUB: last trial", Boot("B", "trial")),
+    Step(FALLBACK, "GRUB: fallback", Boot("A", "fallback")),
+    Step(FALLBACK, "armed once more", Boot("A", "fallback"), _JUDGED, _PASSED),
+    Step(FALLBACK, "GRUB: first trial again", Boot("B", "trial")),
+    Step(FALLBACK, "a trial that fails", Boot("B", "trial"), _REJECTED, _FAILED),
+    Step(FALLBACK, "GRUB: last trial again", Boot("B", "trial")),
+    Step(FALLBACK, "the last trial fails", Boot("B", "trial"), _REJECTED, _FAILED),
+    Step(FALLBACK, "GRUB: after it was given up", Boot("A", "normal")),
+    Step(FALLBACK, "the fallback is told", Boot("A", "normal"), _JUDGED, _PASSED),
+    Step(FALLBACK, "GRUB: normal boot", Boot("A", "normal")),
 )  # fmt: skip
 
 

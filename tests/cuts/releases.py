@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,15 @@ from pathlib import Path
 import cache
 
 from abupdate.cli.main import main
+from abupdate.store.manifest import Entry, Kind
+from abupdate.store.outputs import NOTHING, Outputs, make_outputs
 from abupdate.store.repository import Repository
 from tests.grub.grubbox import HERE, build_probe, write_boot_files
 from tests.slots.rootfs import PRODUCT, make_rootfs
 
 _VERSIONS = ("1", "2", "3")
 _TIME = 1_750_000_000
+_FIXUP = Path(__file__).with_name("fixup.c")
 # Judged at once, by checks that say nothing of the machine that it is recorded on; two tries.
 _CONFIG = f"""\
 [device]
@@ -32,6 +37,8 @@ settle = 0
 wait = 0
 off = ["failed-units", "clock", "space"]
 """
+# What its fixup leaves of a release; the first has none, since a new device runs none.
+_WRITES = ("etc/made*", "usr/bin/program-1")
 # Fails the health check of its release.
 FAILING = "#!/bin/sh\necho broken\nexit 1\n"
 
@@ -65,13 +72,23 @@ class Releases:
             found[version] = commit
         return found
 
+    def outputs(self, version: str) -> Outputs:
+        """What the fixup of a release leaves (fixup.c)."""
+        if version == _VERSIONS[0]:
+            return NOTHING
+        text, target = b"made\n" * 10_000 * int(version), b"made"
+        made = Entry(b"etc/made", Kind.FILE, 0o644, 0, 0, _TIME * 10**9, *_content(text))
+        again = Entry(b"etc/made-again", Kind.LINK, 0o777, 0, 0, _TIME * 10**9, *_content(target))
+        entries = {entry.path: entry for entry in (made, again)}
+        return make_outputs({**entries, b"usr/bin/program-1": None})
+
 
 def build() -> Releases:
     """Release 1, 2, and 3, which does not get through its health check; cached."""
     project = cache.PROJECT
     inputs = (
         *(project / "abupdate" / name for name in ("store", "release")),
-        *(Path(__file__), HERE / "probe.S", project / "tests/slots/rootfs.py"),
+        *(Path(__file__), _FIXUP, HERE / "probe.S", project / "tests/slots/rootfs.py"),
     )
     return Releases(cache.cached("cuts-releases", inputs, "", _make))
 
@@ -79,13 +96,19 @@ def build() -> Releases:
 def _make(folder: Path) -> None:
     folder.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
-        probe = build_probe(Path(scratch))
+        probe, fixup = build_probe(Path(scratch)), Path(scratch) / "fixup"
+        subprocess.run(["gcc", "-static", "-s", "-O1", "-o", fixup, _FIXUP], check=True)
         _publish("keygen", "--out", folder / "keys")
         for version in _VERSIONS:
             tree = make_rootfs(Path(scratch) / version, version)
             _complete(tree, version, probe, folder / "keys" / "allowed_signers")
             repo = ("--repo", folder / "publisher", "--version", version)
-            _publish("commit", tree, *repo, "--compatible", PRODUCT)
+            words: list[str | Path] = ["commit", tree, *repo, "--compatible", PRODUCT]
+            if version != _VERSIONS[0]:
+                (tree / ".git-fixups").mkdir()
+                shutil.copy(fixup, tree / ".git-fixups" / "10-make")
+                words += [word for pattern in _WRITES for word in ("--fixups-write", pattern)]
+            _publish(*words)
             _publish("sign", *repo, "--key", folder / "keys" / "release")
             since = () if version == "1" else ("--since", str(int(version) - 1))
             _publish("bundle", *repo, *since, "-o", folder / f"{version}.bundle")
@@ -107,6 +130,10 @@ def _complete(tree: Path, version: str, probe: bytes, signers: Path) -> None:
         (tree / "usr/bin" / f"program-{number}").write_bytes(content)
     for path in [tree, *tree.rglob("*")]:  # `mke2fs -d`, which makes slot A, keeps whole seconds
         os.utime(path, (_TIME, _TIME), follow_symlinks=False)
+
+
+def _content(text: bytes) -> tuple[int, str]:
+    return len(text), hashlib.sha256(text).hexdigest()
 
 
 def _publish(*words: str | Path) -> None:

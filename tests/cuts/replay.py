@@ -21,7 +21,7 @@ from tests.cuts.states import Cut, cuts
 class Replayed:
     """What a phase came to: cuts tried, states that differ, and how many of each outcome."""
 
-    phase: str
+    phase: Phase
     tried: int = 0
     distinct: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -30,7 +30,8 @@ class Replayed:
     def __str__(self) -> str:
         outcomes = ", ".join(f"{count} times {name}" for name, count in self.outcomes.most_common())
         wrong = f"; {len(self.faults)} FAULTS" if self.faults else ""
-        return f"{self.phase}: {self.tried} cuts, {self.distinct} states: {outcomes}{wrong}"
+        name = self.phase.step.name
+        return f"{name}: {self.tried} cuts, {self.distinct} states: {outcomes}{wrong}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def replay(
 ) -> Replayed:  # fmt: skip
     """Judge about `count` cuts of a phase."""
     jobs = jobs or os.cpu_count() or 1
-    done = Replayed(phase.step.name)
+    done = Replayed(phase)
     seen: list[_Seen] = []
     with ProcessPoolExecutor(jobs) as pool:
         parts = [

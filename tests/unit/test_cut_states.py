@@ -19,7 +19,7 @@ def sector(letter: str) -> bytes:
 
 
 def phase(*epochs: list[Write]) -> Phase:
-    return Phase(Step("a phase", Boot("A", "normal")), Path("none"), list(epochs))
+    return Phase(Step("", "a phase", Boot("A", "normal")), Path("none"), list(epochs))
 
 
 def test_every_subset_of_few_sectors() -> None:

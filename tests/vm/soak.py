@@ -1,7 +1,8 @@
 """`make soak MINUTES=…`: a device is updated back and forth, and its power cut at random moments.
 
 A moment is a phase (install, shutdown, GRUB, start, check) and a time after its first sign on
-the console or the agent; some rounds are not cut. After each cut the device has to come back by
+the console or the agent; some rounds are not cut. The boot after a cut may be cut again, and
+again. After the last one the device has to come back by
 itself, in the release that ran before or in the one that was being installed, with every file
 that its user had written and flushed. The seed is printed: it gives the same choices, though
 not the same moments. Exit code 1: it did not come back, or not whole.
@@ -34,7 +35,9 @@ _RELEASES = ("1", "2", "3", "4")
 _FILES = "/data/state/soak"
 # The longest time after the first sign of a phase that the power goes, in seconds.
 _PHASES = {"install": 70.0, "shutdown": 8.0, "GRUB": 6.0, "start": 30.0, "check": 40.0}
+_NEXT_BOOT = 45.0
 _UNCUT = 0.2
+_AGAIN = 0.4
 _VERIFIED = 0.2
 _SIGN_SECONDS = 240.0
 
@@ -110,12 +113,17 @@ class Soak:
         return True
 
     def _cut(self, phase: str) -> None:
-        wait = self._chance.uniform(0, _PHASES[phase])
+        self._power_off(phase, _PHASES[phase])
+        while self._chance.random() < _AGAIN:
+            self._power_off("the boot after a cut", _NEXT_BOOT)
+
+    def _power_off(self, phase: str, longest: float) -> None:
+        """At some moment from now, and on again."""
+        wait = self._chance.uniform(0, longest)
         time.sleep(wait)
         self._machine.vm.power_cut()
         self.cuts[phase] += 1
-        number = sum(self.cuts.values())
-        print(f"{self._at()} cut {number}: {phase}, {wait:.1f} s in", flush=True)
+        print(f"{self._at()} cut {self.cuts.total()}: {phase}, {wait:.1f} s in", flush=True)
         self._machine.power_on()
 
     def _came_back(self, allowed: set[str]) -> None:
@@ -194,14 +202,14 @@ def main() -> int:
         try:
             soak.run(options.minutes * 60)
         except VMError as error:
-            print(f"STUCK after {sum(soak.cuts.values())} cuts: {error}")
+            print(f"STUCK after {soak.cuts.total()} cuts: {error}")
             return 1
         except BrokenError as error:
-            print(f"BROKEN after {sum(soak.cuts.values())} cuts: {error}")
+            print(f"BROKEN after {soak.cuts.total()} cuts: {error}")
             return 1
     cuts = ", ".join(f"{phase} {count}" for phase, count in soak.cuts.items())
     boots = ", ".join(f"{how} {count}" for how, count in soak.boots.items())
-    print(f"{sum(soak.cuts.values())} cuts ({cuts}), 0 stuck; boots: {boots}")
+    print(f"{soak.cuts.total()} cuts ({cuts}), 0 stuck; boots: {boots}")
     return 0
 
 

@@ -29,7 +29,7 @@ def test_a_failing_disk(parts: demo_parts.Parts, images: Path) -> None:
             print(found.said)
             told[f"{found.codes}, {found.left.outcome}"] += 1
             faults = [*found.left.faults, *found.again.faults]
-            if "Traceback" in found.said:
+            if found.codes and "Traceback" in found.said:
                 faults.append(found.said)
             # Either it is armed, and said so, or it is not, and said so.
             armed = found.left.outcome == "B trial, release 2"
