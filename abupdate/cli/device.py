@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from abupdate.config import Settings
     from abupdate.disk.layout import Slot
+    from abupdate.update.admit import Source
     from abupdate.update.judge import Verdict
     from abupdate.update.slots import Machine
 
@@ -33,6 +34,8 @@ class Verify(StrEnum):
     FULL = "full"
 
 
+_STORED = "release/"
+_SOURCE = "A bundle file, - for standard input, or release/VERSION for one in the store."
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, with a schema version.")]
 ByBoot = Annotated[bool, typer.Option("--boot", hidden=True)]
 Context = typer.Context
@@ -83,7 +86,7 @@ def status(context: Context, as_json: Json = False) -> None:
 
 def install(
     context: Context,
-    source: Annotated[str, typer.Argument(help="A bundle file, or - for standard input.")],
+    source: Annotated[str, typer.Argument(help=_SOURCE)],
     no_arm: Annotated[
         bool, typer.Option("--no-arm", help="Write and verify, but do not try it at the next boot.")
     ] = False,
@@ -117,6 +120,8 @@ def install(
     \b
         abupdate install gateway-2.bundle && reboot
 
+    release/VERSION takes one that an earlier install left in the store.
+
     The release's fixups and your hooks (/etc/abupdate/hooks/pre-install.d and
     post-install.d) run isolated; when one fails, nothing is armed.
     """
@@ -148,10 +153,10 @@ def install(
 
 def info(
     context: Context,
-    source: Annotated[str, typer.Argument(help="A bundle file, or - for standard input.")],
+    source: Annotated[str, typer.Argument(help=_SOURCE)],
     as_json: Json = False,
 ) -> None:
-    """Who signed a bundle, what is in it, and what an install would do; nothing is changed."""
+    """Who signed a release, what is in it, and what an install would do; nothing is changed."""
     from abupdate.cli.show import info_text, terminal_events
     from abupdate.update.info import inspect
 
@@ -369,7 +374,12 @@ def _slot(name: str | None) -> Slot | None:
 
 
 @contextmanager
-def _opened(source: str) -> Iterator[BinaryIO]:
+def _opened(source: str) -> Iterator[Source]:
+    if source.startswith(_STORED):
+        from abupdate.release.metadata import Version
+
+        yield Version.parse(source.removeprefix(_STORED))
+        return
     if source == "-":
         yield sys.stdin.buffer
         return
@@ -378,7 +388,7 @@ def _opened(source: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise SourceError(
             f"A bundle should be readable at {source}: {error.strerror}.",
-            "Give the path of a bundle file, or - for standard input.",
+            "Give the path of a bundle file, - for standard input, or release/VERSION.",
         ) from error
     with stream:
         yield stream

@@ -11,11 +11,11 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 from abupdate.errors import RefusedError, SourceError, UsageError
 from abupdate.events import Events
+from abupdate.release.candidate import Candidate
 from abupdate.release.header import (
     BundleHeader,
     CountedSource,
@@ -24,7 +24,7 @@ from abupdate.release.header import (
 )
 from abupdate.release.metadata import Version
 from abupdate.release.quarantine import migrate, open_quarantine
-from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError, parse_tag
+from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.store.repository import Readable, Repository
 
 __all__ = ["BundleHeader", "Received", "create", "parse_header", "receive"]
@@ -91,48 +91,13 @@ def _signed(repository: Repository, version: Version) -> tuple[str, str]:
         return tag_oid, parse_tag(reader.read(tag_oid, "tag", MAX_TAG), version).commit
 
 
-class Received:
-    """A release in quarantine. Use as a context: leaving it deletes the quarantine.
+class Received(Candidate):
+    """A release in quarantine; leaving the context deletes the quarantine."""
 
-    `transferred` counts the bytes that were read. Nothing here is trusted:
-    `raw_tag` is for `signature.verify`, `repository` for the verified content.
-    """
-
-    def __init__(
-        self, header: BundleHeader, repository: Repository, store: Repository, transferred: int
-    ) -> None:
-        self.header = header
-        self.repository = repository
-        self.transferred = transferred
+    def __init__(self, header: BundleHeader, quarantine: Repository, store: Repository) -> None:
+        super().__init__(header.version, header.tag_oid, quarantine)
+        self.needs = tuple(comment or oid for oid, comment in header.prerequisites)
         self._store = store
-
-    @property
-    def version(self) -> Version:
-        """The version that the bundle's ref names."""
-        return self.header.version
-
-    @property
-    def tag_oid(self) -> str:
-        """The id of the tag object."""
-        return self.header.tag_oid
-
-    @cached_property
-    def raw_tag(self) -> bytes:
-        """The tag object, its id checked. Raises `TagRefusedError` when there is none."""
-        kind = self.repository.kind(self.tag_oid)
-        if kind is None:
-            raise SourceError(
-                f"The bundle names the object {self.tag_oid} and does not hold it.",
-                "Get the bundle again from its source.",
-            )
-        if kind != "tag":
-            raise TagRefusedError(
-                Reason.NO_SIGNATURE,
-                f"{self.version.tag} names a {kind} directly, without a signed tag.",
-                "Sign the release with `abupdate publish sign`.",
-            )
-        with self.repository.reader() as reader:
-            return reader.read(self.tag_oid, "tag", MAX_TAG)
 
     def join(self) -> None:
         """Make the release part of the store: packs, then the ref, each on the disk.
@@ -155,12 +120,6 @@ class Received:
     def discard(self) -> None:
         """Delete the quarantine; once or more often."""
         self._store.as_owner("rm", "-rf", "--", self.repository.path)
-
-    def __enter__(self) -> Received:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.discard()
 
 
 def receive(
@@ -192,7 +151,7 @@ def receive(
                 f"Take the full bundle of release {header.version}.",
             )
     quarantine = open_quarantine(store, 2 * max_bytes + _ROOM)
-    received = Received(header, quarantine, store, 0)
+    received = Received(header, quarantine, store)
     try:
         pack = _Pack(counted, header.object_format)
         quarantine.index_pack(pack, max_bytes)

@@ -1,7 +1,8 @@
 """From a source that nobody trusts to a release in the store that everybody may.
 
 quarantine → signature → policy → content hashed from the tag down → join the
-store. Whatever fails, the quarantine is deleted and the device is as before.
+store. Whatever fails, the quarantine is deleted and the device is as before. A
+release that the store has goes the same way, without quarantine.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from abupdate.config import Settings
 from abupdate.errors import NotTrustedError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.bundle import Received, receive
+from abupdate.release.bundle import receive
+from abupdate.release.candidate import Candidate, stored
 from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
 from abupdate.release.signature import Verified
 from abupdate.release.signature import verify as verify_signature
@@ -38,15 +40,17 @@ class Release:
     fixups_write: tuple[str, ...] = ()
 
 
+# A bundle, or the version of a release that the store has.
+Source = BinaryIO | Version
 # Asked before a release joins the store; raises when the device cannot take it.
 Accept = Callable[[CommitContent], None]
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A release in quarantine whose signature is good, and what is inside it."""
+    """A release whose signature is good, and what is inside it."""
 
-    received: Received
+    candidate: Candidate
     verified: Verified
     stated: ReleaseToml
     content: CommitContent
@@ -54,32 +58,37 @@ class Examined:
 
 @contextmanager
 def examined(
-    machine: Machine, source: BinaryIO, settings: Settings, events: Events
+    machine: Machine, source: Source, settings: Settings, events: Events
 ) -> Iterator[Examined]:
-    """Read a bundle from `source` and check its signature; the quarantine lasts for the block.
+    """Read a release and check its signature; a bundle's quarantine lasts for the block.
 
     Raises `SourceError`, `NotTrustedError`.
     """
     trusted = trust.trust_files(machine.paths)
     trusted.require_keys()
-    failpoint("source-opened")
-    with events.step("receive", "Receive the bundle"):
-        received = receive(source, machine.store(), settings.store.max_bundle, events)
-    with received:
+    with _opened(machine, source, settings, events) as candidate:
         failpoint("quarantined")
         with events.step("trust", "Check its signature"):
             verified = verify_signature(
-                received.raw_tag, received.version, trusted, trust.not_before(machine.paths)
+                candidate.raw_tag, candidate.version, trusted, trust.not_before(machine.paths)
             )
         commit, manifest = verified.commit, verified.manifest_sha256
-        with open_commit(received.repository, commit, manifest) as content:
+        with open_commit(candidate.repository, commit, manifest) as content:
             stated = parse_release_toml(content.release_toml)
             if (stated.version, stated.compatible) != (verified.version, verified.compatible):
                 raise NotTrustedError(
                     f"The signed tag is for {verified.compatible} {verified.version}, but the "
                     f"release inside says {stated.compatible} {stated.version}."
                 )
-            yield Examined(received, verified, stated, content)
+            yield Examined(candidate, verified, stated, content)
+
+
+def _opened(machine: Machine, source: Source, settings: Settings, events: Events) -> Candidate:
+    failpoint("source-opened")
+    if isinstance(source, Version):
+        return stored(machine.store(), source)
+    with events.step("receive", "Receive the bundle"):
+        return receive(source, machine.store(), settings.store.max_bundle, events)
 
 
 def check_policy(machine: Machine, settings: Settings, found: Examined) -> None:
@@ -91,9 +100,9 @@ def check_policy(machine: Machine, settings: Settings, found: Examined) -> None:
 
 
 def admit(
-    machine: Machine, source: BinaryIO, settings: Settings, accept: Accept, events: Events
+    machine: Machine, source: Source, settings: Settings, accept: Accept, events: Events
 ) -> Release:
-    """Read a bundle from `source` and bring its release into the store.
+    """Read a release and bring it into the store.
 
     `accept` sees the content before anything joins the store. Raises `SourceError`,
     `NotTrustedError`, `RefusedError`, `NoSpaceError`.
@@ -102,18 +111,18 @@ def admit(
         check_policy(machine, settings, found)
         accept(found.content)
         failpoint("trusted")
-        received, verified = found.received, found.verified
+        candidate, verified = found.candidate, found.verified
         with events.step("store", "Take the release into the store"):
-            received.join()
+            candidate.join()
             trust.remember_signature(machine.paths, verified.tagger_time)
             failpoint("joined")
         return Release(
             version=verified.version,
             commit=verified.commit,
             manifest_sha256=verified.manifest_sha256,
-            tag=received.tag_oid,
+            tag=candidate.tag_oid,
             signer=verified.signer,
             floor=found.stated.floor,
-            transferred=received.transferred,
+            transferred=candidate.transferred,
             fixups_write=found.stated.fixups_write,
         )

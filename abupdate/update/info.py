@@ -1,16 +1,15 @@
-"""What is in a bundle, and what an install of it would do here; nothing is kept or changed."""
+"""What is in a release, and what an install of it would do here; nothing is kept or changed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from abupdate.config import Settings
 from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError
 from abupdate.events import Events
 from abupdate.store.manifest import tree_digest
-from abupdate.update.admit import check_policy, examined
+from abupdate.update.admit import Source, check_policy, examined
 from abupdate.update.job import job
 from abupdate.update.prepare import needed, prepare, refuse_failed, refuse_running
 from abupdate.update.slots import Machine, other_partition, require_root
@@ -49,8 +48,8 @@ class Info:
     refused: str | None
 
 
-def inspect(machine: Machine, source: BinaryIO, settings: Settings, events: Events) -> Info:
-    """Read a bundle as an install would. Raises `SourceError`, `NotTrustedError`."""
+def inspect(machine: Machine, source: Source, settings: Settings, events: Events) -> Info:
+    """Read a release as an install would. Raises `SourceError`, `NotTrustedError`."""
     require_root()
     with job(machine.paths.runtime, "info"), examined(machine, source, settings, events) as found:
         content, verified, stated = found.content, found.verified, found.stated
@@ -80,8 +79,8 @@ def inspect(machine: Machine, source: BinaryIO, settings: Settings, events: Even
             created=stated.created,
             floor=str(stated.floor) if stated.floor else None,
             min_from=str(stated.min_from) if stated.min_from else None,
-            needs=tuple(comment or oid for oid, comment in found.received.header.prerequisites),
-            transferred=found.received.transferred,
+            needs=found.candidate.needs,
+            transferred=found.candidate.transferred,
             bytes=need.bytes,
             inodes=need.inodes,
             slot=slot,

@@ -1,4 +1,4 @@
-"""The install: one transaction from a bundle to an armed slot.
+"""The install: one transaction from a release to an armed slot.
 
 Read `install` from top to bottom: that is the order of the writes, and each
 line may be the last one before the power goes. Until `arm`, the booted slot is
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from abupdate.boot import state as boot
 from abupdate.boot.state import BootState
@@ -37,7 +36,7 @@ from abupdate.store.materialise.plan import Plan
 from abupdate.store.outputs import NOTHING, Outputs
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import etc
-from abupdate.update.admit import Release, admit
+from abupdate.update.admit import Release, Source, admit
 from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
 from abupdate.update.medium import refuse_unwritable
@@ -68,7 +67,7 @@ class Installed:
 
 def install(
     machine: Machine,
-    source: BinaryIO,
+    source: Source,
     source_name: str,
     settings: Settings,
     events: Events,
@@ -78,7 +77,7 @@ def install(
     retry_failed: bool = False,
     interactive: bool = False,
 ) -> Installed:
-    """Install the release of a bundle into the other slot, and arm it.
+    """Install a release into the other slot, and arm it.
 
     What was written is read back from the device; with `full_verify` (default:
     as `install.verify` says) all of the slot is. A release that this device gave

@@ -13,11 +13,10 @@ import pytest
 from abupdate import failpoints
 from abupdate import run as run_module
 from abupdate.disk import filesystem
-from abupdate.disk.layout import Slot
 from abupdate.update.job import running_job
 from tests.slots.device import NOBODY, Device
 from tests.slots.final import left
-from tests.slots.moment import at, passing
+from tests.slots.moment import at
 from tests.slots.test_install_faults import INSTALL_POINTS, assert_not_armed
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -105,24 +104,3 @@ def test_locks_that_a_killed_git_left(
     assert left(device) == undisturbed
     assert not ref.exists()
     assert device.run("install", device.top / "3.bundle") == 0
-
-
-@pytest.mark.row("S30")
-def test_upgrade_and_downgrade_take_the_same_steps(
-    device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To 2, to 3, and back to 1, which the store still has: the same failpoints in one order."""
-    passed: list[str] = []
-    traces: list[tuple[list[str], list[str]]] = []
-    passing(monkeypatch, passed.append)
-    for release, slot in (("2", Slot.B), ("3", Slot.A), ("1", Slot.B)):
-        passed.clear()
-        assert device.run("install", device.top / f"{release}.bundle") == 0
-        entry = device.machine.records.history()[-1]
-        assert (entry.release, entry.slot) == (release, slot)
-        traces.append((passed[:], list(entry.detail["seconds"])))
-        device.boot(slot, "trial")
-        assert device.run("confirm") == 0
-        assert device.state().slot == slot
-    assert traces[0][0][:4] == ["locked", "source-opened", "quarantined", "trusted"]
-    assert traces[0] == traces[1] == traces[2]
