@@ -45,10 +45,12 @@ test-machines: install-tools
 test-health: install-tools
 	ABUPDATE_STORIES=docs/health-stories.md $(BIN)/pytest tests/vm/test_health.py tests/vm/test_containers.py
 
-# A device's life, cut at thousands of places, and mistakes that this must find; an hour.
+# A device's life, cut at thousands of places; mistakes that this must find; failing disks. An hour.
 crash-all: install-tools
-	$(BIN)/pytest tests/vm/test_cuts.py tests/vm/test_disk_errors.py
-	PYTHONPATH=qemu $(BIN)/python -m tests.cuts --count $(CUTS) --minimum 500
+	rm -rf .cache/life
+	PYTHONPATH=qemu $(BIN)/python -m tests.cuts --count $(CUTS) --minimum 500 --keep .cache/life
+	ABUPDATE_LIFE=.cache/life $(BIN)/pytest tests/vm/test_cuts.py tests/vm/test_disk_errors.py
+	rm -rf .cache/life
 
 # Updates back and forth, with the power cut at random moments. ARGS="--seed N": the same choices.
 soak: install-tools

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qemu"))
 import cache
 
 from tests.cuts import releases
-from tests.cuts.record import Phase, Recorder, debian
+from tests.cuts.record import recorded
 from tests.cuts.replay import Replayed, replay
 
 SEED = 20261121
@@ -39,7 +38,7 @@ def main() -> int:
     replayed: list[Replayed] = []
     with tempfile.TemporaryDirectory(dir=cache.directory(), prefix=".cuts-") as name:
         scratch = Path(name)
-        phases = _recorded(options.keep or scratch, made)
+        phases = recorded(options.keep or scratch, made)
         print(f"recorded in {time.monotonic() - start:.0f} s, seed {options.seed}\n")
         print(_ROW.format("phase", "sectors", "flushes", "cuts", "states", "what boots"))
         print("|---|---|---|---|---|---|", flush=True)
@@ -70,18 +69,6 @@ def _summary(replayed: list[Replayed], minimum: int, seconds: float) -> int:
         print(f"{part}: {states:,} states{few}")
     print(f"{parts.total():,} states, {faults} faults, {seconds:.0f} s")
     return 1 if faults or min(parts.values(), default=0) < minimum else 0
-
-
-def _recorded(folder: Path, made: releases.Releases) -> list[Phase]:
-    """The phases of a life that is kept in a folder; recorded where there is none yet."""
-    kept = folder / "life.pickle"
-    if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with debian(folder) as machine:
-            phases = Recorder(machine, made, folder).life()
-        kept.write_bytes(pickle.dumps(phases))
-    found: list[Phase] = pickle.loads(kept.read_bytes())
-    return found
 
 
 if __name__ == "__main__":

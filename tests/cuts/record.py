@@ -8,6 +8,7 @@ the disk as it was before, and with all writes and flushes since.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,6 +132,19 @@ def debian(scratch: Path) -> Iterator[DeviceVM]:
         machine.wait_for_boot()
         machine.settle()
         yield machine
+
+
+def recorded(folder: Path, releases: Releases) -> list[Phase]:
+    """The phases of the life that is kept in a folder; lived and kept there first if none is."""
+    folder = folder.absolute()
+    kept = folder / "life.pickle"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with debian(folder) as machine:
+            phases = Recorder(machine, releases, folder).life()
+        kept.write_bytes(pickle.dumps(phases))
+    found: list[Phase] = pickle.loads(kept.read_bytes())
+    return found
 
 
 @dataclass(frozen=True)
