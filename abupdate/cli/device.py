@@ -1,4 +1,4 @@
-"""The verbs of a device: `abupdate install`, `status`, `confirm` and the others.
+"""The verbs of a device: `abupdate install`, `status`, `rollback` and the others.
 
 Each command imports what it needs when it runs, so that `status` is quick.
 """
@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from abupdate.cli.invocation import Json, machine_of, settings_of, systemctl
 from abupdate.errors import ExitCode, SourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from abupdate.config import Settings
     from abupdate.disk.layout import Slot
     from abupdate.update.admit import Source
-    from abupdate.update.judge import Verdict
-    from abupdate.update.slots import Machine
 
 
 class Verify(StrEnum):
@@ -36,32 +34,13 @@ class Verify(StrEnum):
 
 _STORED = "release/"
 _SOURCE = "A bundle file, - for standard input, or release/VERSION for one in the store."
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable, with a schema version.")]
-ByBoot = Annotated[bool, typer.Option("--boot", hidden=True)]
 Context = typer.Context
 
 
 def register(app: typer.Typer) -> None:
     """Add the device's verbs to the command."""
-    for command in (
-        status,
-        install,
-        info,
-        arm,
-        cancel,
-        confirm,
-        reject,
-        rollback,
-        verify,
-        history,
-        why,
-        acknowledge,
-        check,
-        doctor,
-    ):
+    for command in (status, install, info, arm, cancel, rollback, verify, history, doctor):
         app.command()(command)
-    for by_unit in (started, deadline):
-        app.command(hidden=True)(by_unit)
     config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
     config.command("show")(config_show)
     app.add_typer(config, name="config")
@@ -75,7 +54,7 @@ def status(context: Context, as_json: Json = False) -> None:
     """
     from abupdate.update.status import collect
 
-    report = collect(_machine(context))
+    report = collect(machine_of(context))
     if as_json:
         print(json.dumps(asdict(report), indent=2))
         return
@@ -134,10 +113,10 @@ def install(
             "Run it in a terminal with a bundle file, or leave --interactive out.",
         )
     events = terminal_events(progress_fd)
-    settings = _settings(context)
+    settings = settings_of(context)
     with _opened(source) as stream:
         done = run_install(
-            _machine(context), stream, source, settings, events,
+            machine_of(context), stream, source, settings, events,
             arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
             retry_failed=retry_failed, interactive=interactive,
         )  # fmt: skip
@@ -146,7 +125,7 @@ def install(
         return
     print(f"Release {done.release} is installed in slot {done.slot}, on trial from the next boot.")
     if reboot:
-        _reboot()
+        systemctl("reboot")
     elif reboot_exit_code:
         raise typer.Exit(ExitCode.REBOOT_NEEDED)
 
@@ -162,16 +141,16 @@ def info(
 
     events = terminal_events()
     with _opened(source) as stream:
-        found = inspect(_machine(context), stream, _settings(context), events)
+        found = inspect(machine_of(context), stream, settings_of(context), events)
     print(json.dumps(asdict(found), indent=2) if as_json else info_text(found))
 
 
 def arm(context: Context) -> None:
     """Let GRUB try the release that `install --no-arm` wrote."""
     from abupdate.cli.show import terminal_events
-    from abupdate.update.install import arm_installed
+    from abupdate.update.arming import arm_installed
 
-    slot = arm_installed(_machine(context), terminal_events())
+    slot = arm_installed(machine_of(context), terminal_events())
     print(f"Slot {slot} is armed; reboot to try it.")
 
 
@@ -179,30 +158,8 @@ def cancel(context: Context) -> None:
     """Stop the install that runs; the running slot stays what boots next."""
     from abupdate.update.cancel import cancel as run_cancel
 
-    run_cancel(_machine(context))
+    run_cancel(machine_of(context))
     print("The install is stopped; the booted slot stays what boots next.")
-
-
-def confirm(context: Context, boot: ByBoot = False) -> None:
-    """Keep the release that runs on trial, for good."""
-    from abupdate.cli.show import terminal_events
-    from abupdate.update.confirm import confirm as run_confirm
-    from abupdate.update.verdict import boot_passed
-
-    judge = boot_passed if boot else run_confirm
-    _finish(judge(_machine(context), _settings(context), terminal_events()))
-
-
-def reject(context: Context, boot: ByBoot = False) -> None:
-    """Give up the release that is armed or on trial; the other slot boots next."""
-    from abupdate.cli.show import terminal_events
-    from abupdate.update.confirm import reject as run_reject
-    from abupdate.update.verdict import boot_failed
-
-    if not boot:
-        _finish(run_reject(_machine(context), terminal_events()))
-        return
-    _obey(boot_failed(_machine(context), terminal_events()))
 
 
 def rollback(context: Context) -> None:
@@ -210,7 +167,7 @@ def rollback(context: Context) -> None:
     from abupdate.cli.show import terminal_events
     from abupdate.update.confirm import rollback as run_rollback
 
-    _finish(run_rollback(_machine(context), terminal_events()))
+    print(run_rollback(machine_of(context), terminal_events()).text)
 
 
 def verify(
@@ -221,13 +178,13 @@ def verify(
     from abupdate.cli.show import terminal_events
     from abupdate.update.verify import verify_slot
 
-    done = verify_slot(_machine(context), _slot(slot), terminal_events())
+    done = verify_slot(machine_of(context), _slot(slot), terminal_events())
     print(f"Slot {done.slot} equals release {done.release} ({done.commit[:12]}).")
 
 
 def history(context: Context, as_json: Json = False) -> None:
     """Everything that happened on this device, oldest first."""
-    entries = _machine(context).records.history()
+    entries = machine_of(context).records.history()
     if as_json:
         entries_json = [asdict(entry) for entry in entries]
         print(json.dumps({"schema_version": 1, "entries": entries_json}, indent=2))
@@ -235,76 +192,6 @@ def history(context: Context, as_json: Json = False) -> None:
     from abupdate.cli.show import history_text, printable
 
     print(printable(history_text(entries)))
-
-
-def why(context: Context, as_json: Json = False) -> None:
-    """Why the last release did not stay: its boots, what failed, and the log of it."""
-    from abupdate.update.why import tell
-
-    story = tell(_machine(context))
-    if as_json:
-        print(json.dumps(asdict(story), indent=2))
-        return
-    from abupdate.cli.show import printable
-    from abupdate.cli.show_health import why_text
-
-    print(printable(why_text(story)))
-
-
-def acknowledge(context: Context) -> None:
-    """Say that the last fallback is known; `status` no longer tells it."""
-    from abupdate.cli.show import terminal_events
-    from abupdate.update.confirm import acknowledge as run_acknowledge
-
-    _finish(run_acknowledge(_machine(context), terminal_events()))
-
-
-def check(context: Context, as_json: Json = False, boot: ByBoot = False) -> None:
-    """Run the health checks now and show what they find; nothing is confirmed or given up.
-
-    Exits with 7 when a required one fails.
-    """
-    from abupdate.cli.show import printable
-    from abupdate.cli.show_health import checks_json, checks_text
-
-    machine = _machine(context)
-    if boot:
-        from abupdate.cli.show import terminal_events
-        from abupdate.update.verdict import check_boot
-
-        found = check_boot(machine, terminal_events())
-    else:
-        from abupdate.update.health import health_check
-
-        found = health_check(machine).once()
-    try:
-        print(
-            json.dumps(checks_json(found), indent=2) if as_json else printable(checks_text(found))
-        )
-    finally:
-        if found.failed:  # whoever reads it, or not: the exit code is the verdict
-            raise typer.Exit(ExitCode.REFUSED)
-
-
-def started(context: Context) -> None:
-    """For abupdate-started.service: note on data that a boot of a trial began."""
-    from abupdate.cli.show import terminal_events
-    from abupdate.update.verdict import boot_began
-
-    boot_began(_machine(context), terminal_events())
-
-
-def deadline(context: Context) -> None:
-    """For abupdate-deadline.timer: leave a trial that nobody judged in time."""
-    from abupdate.cli.show import terminal_events
-    from abupdate.update.verdict import deadline_passed
-
-    verdict = deadline_passed(_machine(context), terminal_events())
-    if verdict is None:
-        return
-    _obey(verdict)
-    if not verdict.reboot:
-        _systemctl("stop", "--no-block", "abupdate-deadline.timer")
 
 
 def doctor(
@@ -320,7 +207,7 @@ def doctor(
     """
     from abupdate.update import doctor as doctors
 
-    machine = _machine(context)
+    machine = machine_of(context)
     report = doctors.repair(machine) if repair else doctors.examine(machine)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
@@ -339,7 +226,7 @@ def config_show(
     """All settings with their values."""
     from abupdate.config import load
 
-    loaded = load(_machine(context).paths)
+    loaded = load(machine_of(context).paths)
     for section, values in loaded.settings.model_dump().items():
         print(f"[{section}]")
         for key, value in values.items():
@@ -348,19 +235,6 @@ def config_show(
                 line = f"{line:<32} # {loaded.origins.get(f'{section}.{key}', 'default')}"
             print(line)
         print()
-
-
-def _machine(context: Context) -> Machine:
-    from abupdate.update.slots import Machine, this_machine
-
-    injected = context.obj
-    return injected if isinstance(injected, Machine) else this_machine()
-
-
-def _settings(context: Context) -> Settings:
-    from abupdate.config import load
-
-    return load(_machine(context).paths).settings
 
 
 def _slot(name: str | None) -> Slot | None:
@@ -392,24 +266,3 @@ def _opened(source: str) -> Iterator[Source]:
         ) from error
     with stream:
         yield stream
-
-
-def _finish(verdict: Verdict) -> None:
-    print(verdict.text)
-
-
-def _obey(verdict: Verdict) -> None:
-    """A verdict that a unit asked for. Nobody who holds back a shutdown holds back this reboot."""
-    print(verdict.text)
-    if verdict.reboot:
-        _systemctl("start", "--no-block", "--job-mode=replace-irreversibly", "reboot.target")
-
-
-def _reboot() -> None:
-    _systemctl("reboot")
-
-
-def _systemctl(*words: str) -> None:
-    from abupdate.run import run
-
-    run(["systemctl", *words])

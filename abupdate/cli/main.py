@@ -50,7 +50,7 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
     """The command with its verbs; `publish` only when it is asked for or listed."""
     import typer
 
-    from abupdate.cli import device
+    from abupdate.cli import device, trial
 
     app = typer.Typer(
         name="abupdate",
@@ -73,6 +73,7 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
             raise typer.Exit
 
     device.register(app)
+    trial.register(app)
     words = [word for word in arguments if not word.startswith("-")]
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish

@@ -23,8 +23,8 @@ from abupdate.disk.find import twins
 from abupdate.disk.layout import BOOT, DATA, RESCUE, BootDisk, Partition, Slot
 from abupdate.errors import RefusedError
 from abupdate.update.findings import Finding, finding
-from abupdate.update.medium import write_protected
 from abupdate.update.records import Records
+from abupdate.update.target import write_protected
 
 # `set esp="($disk,gpt2)"` in grub.cfg.
 _ESP_NUMBER = 2

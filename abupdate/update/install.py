@@ -14,17 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from abupdate.boot import state as boot
-from abupdate.boot.state import BootState
 from abupdate.config import Settings
 from abupdate.disk import filesystem
-from abupdate.disk.layout import Partition, Slot
+from abupdate.disk.layout import Slot
 from abupdate.errors import (
     AbupdateError,
     ContentDiffersError,
     DeviceFaultError,
-    NothingToDoError,
     ProgramError,
-    RefusedError,
     fault_of,
 )
 from abupdate.events import Events
@@ -35,15 +32,15 @@ from abupdate.store.materialise.audit import plan_for_slot
 from abupdate.store.materialise.plan import Plan
 from abupdate.store.outputs import NOTHING, Outputs
 from abupdate.store.verify import compare, compare_changed, describe
-from abupdate.update import etc
+from abupdate.update import arming, etc
 from abupdate.update.admit import Release, Source, admit
 from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
-from abupdate.update.medium import refuse_unwritable
 from abupdate.update.prepare import Prepared, prepare, refuse_failed, refuse_running
-from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, new_trial, now
-from abupdate.update.settle import make_room, settle
-from abupdate.update.slots import Booted, Machine, attempt_note, other_partition, require_root
+from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
+from abupdate.update.settle import make_room
+from abupdate.update.slots import Booted, Machine, attempt_note, require_root
+from abupdate.update.target import target
 from abupdate.update.trials import Trials
 
 _WRITE_OPTIONS = "rw,nosuid,nodev,noexec,noatime"
@@ -87,7 +84,7 @@ def install(
     """
     require_root()
     with job(machine.paths.runtime, "install"):
-        booted, slot, partition = _target(machine)
+        booted, slot, partition = target(machine)
         work = _Work(machine, booted, slot, partition.device, events)
 
         def accept(content: CommitContent) -> None:
@@ -108,7 +105,7 @@ def install(
             with unstoppable():
                 if arm:
                     with events.step("arm", f"Arm slot {slot}"):
-                        _arm(machine, slot, events)
+                        arming.arm(machine, slot, events)
                 else:
                     _close_unarmed(machine)
                 done = Installed(
@@ -128,43 +125,6 @@ def install(
             _tell_failure(machine, slot, release, fault, events)
             raise
         return done
-
-
-def arm_installed(machine: Machine, events: Events) -> Slot:
-    """Arm the other slot, which an earlier install left complete (`install --no-arm`)."""
-    require_root()
-    with job(machine.paths.runtime, "arm"):
-        _, slot, partition = _target(machine)
-        record = machine.records.slot(slot)
-        if record is None or record.state != SlotState.CLEAN or partition.label != slot.label:
-            raise RefusedError(
-                f"Slot {slot} should hold a complete release, but the last install into it did "
-                "not finish.",
-                "Install a bundle first: abupdate install BUNDLE",
-            )
-        state = machine.boot_state()
-        if state.trial == slot:
-            raise NothingToDoError(f"Slot {slot} is armed already.", "Reboot to try it.")
-        with unstoppable(), events.step("arm", f"Arm slot {slot}"):
-            settle(machine, state, events)
-            # A person wants it tried: it is judged by its new boots alone.
-            Trials(machine.paths.state).forget(record.commit)
-            _arm(machine, slot, events)
-        return slot
-
-
-def _target(machine: Machine) -> tuple[Booted, Slot, Partition]:
-    """The slot to write, after all that can be refused without reading the source."""
-    booted = machine.booted()
-    if booted.slot is None:
-        raise RefusedError("This is rescue; `install` works from slot A or B.")
-    slot = booted.slot.other
-    partition = other_partition(booted, slot)
-    machine.unmount_leftovers()
-    filesystem.refuse_if_in_use(partition.device)
-    boot.begin(machine.boot_state(), slot, booted.slot)
-    refuse_unwritable(machine, partition)
-    return booted, slot, partition
 
 
 @dataclass
@@ -342,49 +302,6 @@ def _record_slot(
             written=now(),
         )
     )
-
-
-def _arm(machine: Machine, slot: Slot, events: Events) -> None:
-    armed: BootState = boot.arm(machine.boot_state(), slot)
-    intent, record = machine.records.intent(), machine.records.slot(slot)
-    assert record is not None
-    if intent is None or (intent.slot, intent.commit) != (slot, record.commit):
-        # Installed, and then something else was wanted: what is armed is what is wanted now.
-        intent = Intent(
-            slot=slot,
-            release=record.release,
-            commit=record.commit,
-            from_slot=armed.slot,
-            from_release=None,
-            started=now(),
-        )
-    intent = replace(
-        intent,
-        armed=None,
-        outcome=None,
-        cause=None,
-        ending=None,
-        rearmed=False,
-        was_confirmed=record.confirmed,
-        trial=new_trial(),
-    )
-    machine.records.write_intent(intent)
-    try:
-        machine.grubenv().write(armed)
-    except AbupdateError as error:
-        found = machine.grubenv().read().state
-        if found is not None and found.trial == slot:  # the second copy alone was not written
-            error.message += f" Slot {slot} is armed all the same."
-            error.hint = f"{error.hint or ''} `abupdate reject` takes it back.".strip()
-        raise
-    failpoint("armed")
-    # GRUB tries it now: what cannot be noted any more is no install that failed.
-    done = replace(intent, armed=now())
-    for what, note in (
-        ("failed list", lambda: machine.records.remove_failed(record.commit)),
-        ("intent", lambda: machine.records.write_intent(done)),
-    ):
-        attempt_note(note, events.warning, what)
 
 
 def _close_unarmed(machine: Machine) -> None:

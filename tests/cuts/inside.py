@@ -16,13 +16,13 @@ from typing import Any
 
 from abupdate.boot import grubenv, state
 from abupdate.boot.state import BootState
-from abupdate.cli import device
+from abupdate.cli import invocation
 from abupdate.cli.main import main
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
 from abupdate.paths import Paths
 from abupdate.run import Sandbox
-from abupdate.update import install, records
+from abupdate.update import arming, records
 from abupdate.update.slots import STORE_USER, Machine
 
 TOP = Path("/run/cut")
@@ -39,7 +39,7 @@ def arm_before_sync(machine: Machine, slot: Slot) -> None:
         sync(fd)
 
     filesystem.syncfs = early
-    install._arm = lambda *_: None
+    arming.arm = lambda *_: None
 
 
 def truncate_grubenv(_machine: Machine, _slot: Slot) -> None:
@@ -157,7 +157,7 @@ def run(asked: dict[str, Any]) -> list[int]:
         (TOP / "data" / path).parent.mkdir(parents=True, exist_ok=True)
         (TOP / "data" / path).write_text(text)
     # The disk under test is to be left, not the machine that this runs on.
-    device._systemctl = lambda *words: None
+    invocation.systemctl = lambda *words: None
     paths = Paths(TOP / "root", TOP / "data", TOP / "esp", runtime, TOP / "cmdline")
     machine = Machine(paths, sandbox=Sandbox(STORE_USER))
     if asked.get("broken"):

@@ -28,11 +28,13 @@ from abupdate.events import Event, Events
 from abupdate.paths import Paths
 from abupdate.release.metadata import Version
 from abupdate.store.materialise.apply import Written
+from abupdate.update import arming
 from abupdate.update import confirm as confirm_module
 from abupdate.update import hooks as hooks_module
 from abupdate.update import install as install_module
 from abupdate.update import judge as judge_module
 from abupdate.update import settle as settle_module
+from abupdate.update import target as target_module
 from abupdate.update import verdict as verdict_module
 from abupdate.update.admit import Release
 from abupdate.update.records import Intent, SlotState
@@ -158,7 +160,8 @@ class Userland:
             (grubenv_module, "encode", same),
             (install_module, "require_root", nothing),
             (install_module, "job", no_lock),
-            (install_module, "refuse_unwritable", nothing),
+            (target_module, "refuse_if_in_use", nothing),
+            (target_module, "_refuse_unwritable", nothing),
             (install_module, "admit", self._admit),
             (install_module, "filesystem", self._filesystem()),
             (install_module, "_materialise", self._materialise),
@@ -166,6 +169,9 @@ class Userland:
             (hooks_module, "scripts", lambda _folders: []),
             (install_module, "etc", SimpleNamespace(carry_over=nothing)),
             (install_module, "Trials", trials),
+            (arming, "require_root", nothing),
+            (arming, "job", no_lock),
+            (arming, "Trials", trials),
             (confirm_module, "require_root", nothing),
             (confirm_module, "job", no_lock),
             (confirm_module, "Trials", trials),
@@ -203,7 +209,6 @@ class Userland:
             repair=sound,
             mounted=lambda *_: nullcontext(),
             unmount_leftover=nothing,
-            refuse_if_in_use=nothing,
         )
 
     def _materialise(self, work: Any, *_: Any) -> tuple[Any, Written]:
@@ -284,12 +289,12 @@ def _reflash(machine: ModelMachine, operation: Operation, _: Settings) -> None:
     install_module._materialise(work, release, hooks, None)
     replaced.filesystem.relabel(device, slot.label, fresh_uuid=True)
     record(machine, slot, SlotState.CLEAN, release, device)
-    install_module._arm(machine, slot, _Quiet())
+    arming.arm(machine, slot, _Quiet())
 
 
 _ACTS: dict[str, Act] = {
     "install": _install,
-    "arm": lambda machine, _, __: install_module.arm_installed(machine, _Quiet()),
+    "arm": lambda machine, _, __: arming.arm_installed(machine, _Quiet()),
     "after_boot": lambda machine, _, s: verdict_module.boot_passed(machine, s, _Quiet()),
     "reject": lambda machine, _, __: confirm_module.reject(machine, _Quiet()),
     "rollback": lambda machine, _, __: confirm_module.rollback(machine, _Quiet()),

@@ -21,7 +21,7 @@ from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from abupdate.events import Events
 from abupdate.store.materialise import writers
-from abupdate.update import install as install_module
+from abupdate.update import arming
 from abupdate.update.slots import Machine
 from tests.slots import beneath, loop
 from tests.slots.apart import run_apart
@@ -177,13 +177,13 @@ def test_a_writer_that_dies(
 def test_a_stop_that_comes_too_late_is_not_told_as_one(
     device: Device, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    arm = install_module._arm
+    arm = arming.arm
 
     def stopped(machine: Machine, slot: Slot, events: Events) -> None:
         arm(machine, slot, events)
         signal.raise_signal(number)
 
-    monkeypatch.setattr(install_module, "_arm", stopped)
+    monkeypatch.setattr(arming, "arm", stopped)
     assert device.run("install", device.top / "2.bundle") == 0
     assert device.state().trial == "B"
     assert device.machine.records.history()[-1].event == "installed"

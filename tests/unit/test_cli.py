@@ -55,7 +55,7 @@ def test_a_fault_of_the_machine_is_told_with_what_to_do(
     def failing(_: object) -> None:
         raise error
 
-    monkeypatch.setattr("abupdate.cli.device._machine", failing)
+    monkeypatch.setattr("abupdate.cli.device.machine_of", failing)
     assert main(["status"]) == code
     said = capfd.readouterr().err
     assert says in said
@@ -73,7 +73,8 @@ def test_progress_goes_to_an_open_file_only(
 def test_status_imports_nothing_that_takes_long() -> None:
     code = (
         "import sys\n"
-        "import abupdate.cli.main, abupdate.cli.device, abupdate.update.status\n"
+        "import abupdate.cli.main, abupdate.cli.device, abupdate.cli.trial\n"
+        "import abupdate.update.status\n"
         "heavy = {'pydantic', 'sh', 'parted', 'abupdate.config', 'hypothesis', 'rich'}\n"
         "print(*sorted(heavy & set(sys.modules)))\n"
     )

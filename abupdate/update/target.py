@@ -1,7 +1,7 @@
-"""Before an install reads its source: can what it writes be written, and is all there that it runs?
+"""The slot that an install may write, and every refusal before it reads its source.
 
-A person finds a write-protected stick, a live medium or a data partition that
-the kernel made read-only here, and not half way through.
+A person finds a write-protected stick, a live medium or a data partition that the
+kernel made read-only here, and not half way through.
 """
 
 from __future__ import annotations
@@ -9,20 +9,35 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from abupdate.disk.filesystem import mounts, takes_writes
-from abupdate.disk.layout import Partition
+from abupdate.boot import state as boot
+from abupdate.disk.filesystem import mounts, refuse_if_in_use, takes_writes
+from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import RefusedError
 from abupdate.run import PACKAGES, require_programs
-from abupdate.update.slots import Machine
+from abupdate.update.slots import Booted, Machine, other_partition
 
 _SYSFS = Path("/sys/dev/block")
 
 
-def refuse_unwritable(machine: Machine, partition: Partition) -> None:
-    """Raise `RefusedError` where slot, ESP or data take no writes, or there is no store.
+def target(machine: Machine) -> tuple[Booted, Slot, Partition]:
+    """The running system, the other slot, and its partition. Raises `RefusedError`.
 
     Raises `DeviceFaultError` when a program is missing that an install runs.
     """
+    booted = machine.booted()
+    if booted.slot is None:
+        raise RefusedError("This is rescue; `install` works from slot A or B.")
+    slot = booted.slot.other
+    partition = other_partition(booted, slot)
+    machine.unmount_leftovers()
+    refuse_if_in_use(partition.device)
+    boot.begin(machine.boot_state(), slot, booted.slot)
+    _refuse_unwritable(machine, partition)
+    return booted, slot, partition
+
+
+def _refuse_unwritable(machine: Machine, partition: Partition) -> None:
+    """Slot, ESP or data take no writes, or there is no store."""
     require_programs(PACKAGES)
     paths = machine.paths
     if not takes_writes(partition.device):

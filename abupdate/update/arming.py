@@ -1,0 +1,88 @@
+"""Arming: from the write here on, GRUB tries the slot that an install left complete."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from abupdate.boot import state as boot
+from abupdate.boot.state import BootState
+from abupdate.disk.layout import Slot
+from abupdate.errors import AbupdateError, NothingToDoError, RefusedError
+from abupdate.events import Events
+from abupdate.failpoints import failpoint
+from abupdate.update.job import job, unstoppable
+from abupdate.update.records import Intent, SlotState, new_trial, now
+from abupdate.update.settle import settle
+from abupdate.update.slots import Machine, attempt_note, require_root
+from abupdate.update.target import target
+from abupdate.update.trials import Trials
+
+
+def arm_installed(machine: Machine, events: Events) -> Slot:
+    """Arm the other slot, which an earlier install left complete (`install --no-arm`)."""
+    require_root()
+    with job(machine.paths.runtime, "arm"):
+        _, slot, partition = target(machine)
+        record = machine.records.slot(slot)
+        if record is None or record.state != SlotState.CLEAN or partition.label != slot.label:
+            raise RefusedError(
+                f"Slot {slot} should hold a complete release, but the last install into it did "
+                "not finish.",
+                "Install a bundle first: abupdate install BUNDLE",
+            )
+        state = machine.boot_state()
+        if state.trial == slot:
+            raise NothingToDoError(f"Slot {slot} is armed already.", "Reboot to try it.")
+        with unstoppable(), events.step("arm", f"Arm slot {slot}"):
+            settle(machine, state, events)
+            # A person wants it tried: it is judged by its new boots alone.
+            Trials(machine.paths.state).forget(record.commit)
+            arm(machine, slot, events)
+        return slot
+
+
+def arm(machine: Machine, slot: Slot, events: Events) -> None:
+    """Let GRUB try a complete slot; the caller holds the lock, and no signal stops it.
+
+    Raises what writing raises; "is armed all the same" where GRUB will try it nevertheless.
+    """
+    armed: BootState = boot.arm(machine.boot_state(), slot)
+    intent, record = machine.records.intent(), machine.records.slot(slot)
+    assert record is not None
+    if intent is None or (intent.slot, intent.commit) != (slot, record.commit):
+        # Installed, and then something else was wanted: what is armed is what is wanted now.
+        intent = Intent(
+            slot=slot,
+            release=record.release,
+            commit=record.commit,
+            from_slot=armed.slot,
+            from_release=None,
+            started=now(),
+        )
+    intent = replace(
+        intent,
+        armed=None,
+        outcome=None,
+        cause=None,
+        ending=None,
+        rearmed=False,
+        was_confirmed=record.confirmed,
+        trial=new_trial(),
+    )
+    machine.records.write_intent(intent)
+    try:
+        machine.grubenv().write(armed)
+    except AbupdateError as error:
+        found = machine.grubenv().read().state
+        if found is not None and found.trial == slot:  # the second copy alone was not written
+            error.message += f" Slot {slot} is armed all the same."
+            error.hint = f"{error.hint or ''} `abupdate reject` takes it back.".strip()
+        raise
+    failpoint("armed")
+    # GRUB tries it now: what cannot be noted any more is no install that failed.
+    done = replace(intent, armed=now())
+    for what, note in (
+        ("failed list", lambda: machine.records.remove_failed(record.commit)),
+        ("intent", lambda: machine.records.write_intent(done)),
+    ):
+        attempt_note(note, events.warning, what)
