@@ -79,6 +79,9 @@ def install(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also a release that was tried and given up.")
     ] = False,
+    allow_downgrade: Annotated[
+        bool, typer.Option("--allow-downgrade", help="Also an older release than what runs.")
+    ] = False,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Give a shell where a fixup or hook fails.")
     ] = False,
@@ -118,7 +121,7 @@ def install(
         done = run_install(
             machine_of(context), stream, source, settings, events,
             arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
-            retry_failed=retry_failed, interactive=interactive,
+            retry_failed=retry_failed, allow_downgrade=allow_downgrade, interactive=interactive,
         )  # fmt: skip
     if not done.armed:
         print(f"Release {done.release} is in slot {done.slot}; `abupdate arm` lets GRUB try it.")

@@ -186,6 +186,8 @@ def history_text(entries: list[HistoryEntry]) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
         where = f"slot {entry.slot}" if entry.slot else ""
         why = entry.detail.get("cause") or entry.detail.get("error") or ""
+        if newer := entry.detail.get("downgrade_from"):
+            why = f"older than {newer}, which ran"
         release = f"release {entry.release}" if entry.release else ""
         lines.append(f"{when}  {entry.event:<15} {release:<16} {where:<7} {why}".rstrip())
     return "\n".join(lines) if lines else "Nothing has happened yet."

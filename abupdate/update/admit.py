@@ -28,7 +28,10 @@ from abupdate.update.slots import Machine
 
 @dataclass(frozen=True)
 class Release:
-    """A release that is signed, fits the policy, and lies in the store."""
+    """A release that is signed, fits the policy, and lies in the store.
+
+    `downgrade_from`: the newer version that runs here.
+    """
 
     version: Version
     commit: str
@@ -38,6 +41,7 @@ class Release:
     floor: Version | None
     transferred: int
     fixups_write: tuple[str, ...] = ()
+    downgrade_from: Version | None = None
 
 
 # A bundle, or the version of a release that the store has.
@@ -91,16 +95,27 @@ def _opened(machine: Machine, source: Source, settings: Settings, events: Events
         return receive(source, machine.store(), settings.store.max_bundle, events)
 
 
-def check_policy(machine: Machine, settings: Settings, found: Examined) -> None:
-    """Raise `RefusedError` when this device does not take the release."""
+def check_policy(
+    machine: Machine, settings: Settings, found: Examined, *, allow_downgrade: bool = False
+) -> Version | None:
+    """The newer version that runs here, if any, where a downgrade is allowed.
+
+    Raises `RefusedError` when this device does not take the release.
+    """
     verified = found.verified
     product = settings.device.compatible
     trust.check_policy(machine.paths, verified.version, verified.compatible, product)
-    trust.check_step(machine.paths, found.stated)
+    return trust.check_step(machine.paths, found.stated, allow_downgrade=allow_downgrade)
 
 
 def admit(
-    machine: Machine, source: Source, settings: Settings, accept: Accept, events: Events
+    machine: Machine,
+    source: Source,
+    settings: Settings,
+    accept: Accept,
+    events: Events,
+    *,
+    allow_downgrade: bool = False,
 ) -> Release:
     """Read a release and bring it into the store.
 
@@ -108,7 +123,7 @@ def admit(
     `NotTrustedError`, `RefusedError`, `NoSpaceError`.
     """
     with examined(machine, source, settings, events) as found:
-        check_policy(machine, settings, found)
+        newer = check_policy(machine, settings, found, allow_downgrade=allow_downgrade)
         accept(found.content)
         failpoint("trusted")
         candidate, verified = found.candidate, found.verified
@@ -125,4 +140,5 @@ def admit(
             floor=found.stated.floor,
             transferred=candidate.transferred,
             fixups_write=found.stated.fixups_write,
+            downgrade_from=newer,
         )

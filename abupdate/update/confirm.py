@@ -9,6 +9,8 @@ from abupdate.config import Settings
 from abupdate.disk.layout import Slot
 from abupdate.errors import RefusedError
 from abupdate.events import Events
+from abupdate.release.metadata import Version
+from abupdate.update import trust
 from abupdate.update.job import job, unstoppable
 from abupdate.update.judge import Verdict, confirm_trial, give_up
 from abupdate.update.records import HistoryEntry, Intent, now
@@ -34,7 +36,7 @@ def reject(machine: Machine, events: Events) -> Verdict:
 
 
 def rollback(machine: Machine, events: Events) -> Verdict:
-    """Arm the other slot, which holds a system that was good."""
+    """Arm the other slot, which holds a system that was good. Raises `RefusedError`."""
     require_root()
     with job(machine.paths.runtime, "rollback"):
         booted, state = machine.booted(), machine.boot_state()
@@ -44,6 +46,8 @@ def rollback(machine: Machine, events: Events) -> Verdict:
         target = Slot(armed.trial)
         record = machine.records.slot(target)
         running = machine.records.slot(booted.slot)
+        if record is not None:
+            trust.check_floor(machine.paths, Version(record.release))
         settle(machine, state, events)
         intent = None
         if record is not None:

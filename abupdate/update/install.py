@@ -49,7 +49,10 @@ _READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
 
 @dataclass(frozen=True)
 class Installed:
-    """What an install did. `audited`: what the slot held was looked at; `seconds` by step."""
+    """What an install did. `audited`: what the slot held was looked at; `seconds` by step.
+
+    `downgrade_from`: the newer release that ran.
+    """
 
     slot: Slot
     release: str
@@ -59,6 +62,7 @@ class Installed:
     written: Written
     audited: bool
     transferred: int
+    downgrade_from: str | None
     seconds: dict[str, float]
 
 
@@ -72,13 +76,15 @@ def install(
     arm: bool = True,
     full_verify: bool | None = None,
     retry_failed: bool = False,
+    allow_downgrade: bool = False,
     interactive: bool = False,
 ) -> Installed:
     """Install a release into the other slot, and arm it.
 
     What was written is read back from the device; with `full_verify` (default:
     as `install.verify` says) all of the slot is. A release that this device gave
-    up is refused without `retry_failed`. `interactive`: a person gets a shell where
+    up is refused without `retry_failed`, an older one than what runs without
+    `allow_downgrade`. `interactive`: a person gets a shell where
     a fixup or hook failed. Raises an `AbupdateError`; the booted slot then stays
     what boots next.
     """
@@ -93,7 +99,7 @@ def install(
             with events.step("plan", "Find what differs"):
                 work.prepared = prepare(machine, slot, partition, content)
 
-        release = admit(machine, source, settings, accept, events)
+        release = admit(machine, source, settings, accept, events, allow_downgrade=allow_downgrade)
         refuse_running(machine, booted, release.commit)
         if full_verify is None:
             full_verify = settings.install.verify == "full"
@@ -117,6 +123,7 @@ def install(
                     written=written,
                     audited=work.audited,
                     transferred=release.transferred,
+                    downgrade_from=str(release.downgrade_from) if release.downgrade_from else None,
                     seconds={name: round(value, 3) for name, value in events.seconds.items()},
                 )
                 _tell_success(machine, done, source_name, events)
@@ -317,6 +324,7 @@ def _tell_success(machine: Machine, done: Installed, source: str, events: Events
         "source": source,
         "armed": done.armed,
         "transferred": done.transferred,
+        "downgrade_from": done.downgrade_from,
         "written": asdict(done.written),
         "audited": done.audited,
         "seconds": done.seconds,

@@ -65,6 +65,11 @@ def check_policy(paths: Paths, version: Version, compatible: str, product: str) 
             f"and release {version} is for '{compatible}'.",
             "Take the release for this product, or correct device.compatible in config.toml.",
         )
+    check_floor(paths, version)
+
+
+def check_floor(paths: Paths, version: Version) -> None:
+    """Refuse a release below the floor. Raises `RefusedError`."""
     lowest = floor(paths)
     if lowest is not None and version < lowest:
         raise RefusedError(
@@ -73,16 +78,32 @@ def check_policy(paths: Paths, version: Version, compatible: str, product: str) 
         )
 
 
-def check_step(paths: Paths, stated: ReleaseToml) -> None:
-    """Refuse a release that the running one is too old to update to. Raises `RefusedError`."""
+def check_step(
+    paths: Paths, stated: ReleaseToml, *, allow_downgrade: bool = False
+) -> Version | None:
+    """The running release's version when `stated` is older, and that is allowed; else None.
+
+    Raises `RefusedError` for a downgrade that is not allowed, or when the running release
+    is too old to update from.
+    """
     running = _running_release(paths)
-    if stated.min_from is None or running is None or running.version >= stated.min_from:
-        return
-    raise RefusedError(
-        f"Release {stated.version} can be installed from {stated.min_from} or newer, "
-        f"and {running.version} runs here.",
-        f"Install release {stated.min_from} first.",
-    )
+    if running is None:
+        return None
+    if stated.version < running.version:
+        if allow_downgrade:
+            return running.version
+        raise RefusedError(
+            f"Release {stated.version} is older than release {running.version}, which runs here.",
+            "`abupdate install --allow-downgrade` takes it all the same; what the newer one has "
+            "written to data may be more than it can read.",
+        )
+    if stated.min_from is not None and running.version < stated.min_from:
+        raise RefusedError(
+            f"Release {stated.version} can be installed from {stated.min_from} or newer, "
+            f"and {running.version} runs here.",
+            f"Install release {stated.min_from} first.",
+        )
+    return None
 
 
 def _newest(paths: Paths) -> int:

@@ -175,6 +175,7 @@ class Userland:
             (confirm_module, "require_root", nothing),
             (confirm_module, "job", no_lock),
             (confirm_module, "Trials", trials),
+            (confirm_module, "trust", SimpleNamespace(check_floor=nothing)),
             (verdict_module, "require_root", nothing),
             (verdict_module, "job", no_lock),
             (settle_module, "Trials", trials),

@@ -189,8 +189,34 @@ def test_the_floor_of_a_confirmed_release_is_kept(
     device.boot(Slot.B, "trial")
     assert device.run("confirm") == 0
     capsys.readouterr()
-    assert device.run("install", device.top / "2.bundle") == 7
-    assert "older than 3" in capsys.readouterr().err
+    for command in (("install", device.top / "2.bundle"), ("rollback",)):
+        before = snapshot(device)
+        assert device.run(*command) == 7
+        assert "older than 3" in capsys.readouterr().err
+        assert snapshot(device) == before
+
+
+def test_an_older_release_wants_a_word_and_is_on_record(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The floor allows it; nobody wants it by accident."""
+    assert device.run("install", device.top / "3.bundle") == 0
+    device.boot(Slot.B, "trial")
+    assert device.run("confirm") == 0
+    before = snapshot(device)
+    for source in (device.top / "2.bundle", "release/1"):
+        capsys.readouterr()
+        assert device.run("install", source) == 7
+        said = capsys.readouterr().err
+        assert "older than release 3, which runs here" in said
+        assert "--allow-downgrade" in said
+    assert snapshot(device) == before
+    assert device.run("install", "--allow-downgrade", device.top / "2.bundle") == 0
+    entry = device.machine.records.history()[-1]
+    assert (entry.event, entry.detail["downgrade_from"]) == ("installed", "3")
+    capsys.readouterr()
+    assert device.run("history") == 0
+    assert "release 2        slot A  older than 3, which ran\n" in capsys.readouterr().out
 
 
 def _a_file_more(tree: Tree) -> None:

@@ -34,7 +34,7 @@ def test_upgrade_and_downgrade_take_the_same_steps(
         ("release/2", "2", Slot.A),
     ):
         passed.clear()
-        assert device.run("install", source) == 0
+        assert device.run("install", "--allow-downgrade", source) == 0
         entry = device.machine.records.history()[-1]
         assert (entry.release, entry.slot) == (release, slot)
         traces.append((passed[:], [name for name in entry.detail["seconds"] if name != "receive"]))

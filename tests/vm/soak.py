@@ -103,7 +103,13 @@ class Soak:
         machine.run("mkdir", "-p", MEDIUM)
         if machine.run("mountpoint", "-q", MEDIUM, ok=None).code != 0:
             machine.mount_medium()
-        words = ["abupdate", "install", "--retry-failed", f"{MEDIUM}/{release}.bundle"]
+        words = [
+            "abupdate",
+            "install",
+            "--retry-failed",
+            "--allow-downgrade",
+            f"{MEDIUM}/{release}.bundle",
+        ]
         print(f"{self._at()} install release {release}", flush=True)
         if not cut:
             machine.run(*words, timeout=900)
