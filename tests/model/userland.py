@@ -183,7 +183,7 @@ class Userland:
             (judge_module, "seen", SimpleNamespace(remember=nothing)),
         ]
 
-    def _admit(self, *_: Any) -> Release:
+    def _admit(self, *_: Any, **__: Any) -> Release:
         name = str(self._release)
         version = cast(Version, name)
         return Release(version, name, "", "", "", None, 0)
