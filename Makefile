@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 FIRMWARE ?= uefi
-CUTS ?= 3000
+CUTS ?= 4200
 MINUTES ?= 60
 VENV := .venv
 BIN := $(VENV)/bin

@@ -140,6 +140,12 @@ class StoreSection(_Section):
     max_bundle: int = Field(
         default=8 << 30, gt=0, description="Bytes that a bundle may have at most."
     )
+    keep: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Releases that `store prune` keeps besides those of the slots, newest first.",
+    )
 
 
 class Settings(_Section):

@@ -48,6 +48,9 @@ NAMES = frozenset(
         "given-up",
         "told",
         "rearmed",
+        "refs-dropped",
+        "packed",
+        "repacked",
     }
 )
 

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
 
 
 def _build(arguments: Sequence[str]) -> typer.Typer:
-    """The command with its verbs; `publish` only when it is asked for or listed."""
+    """The command with its verbs; `publish` and `store` only when asked for or listed."""
     import typer
 
     from abupdate.cli import device, trial
@@ -75,6 +75,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
     device.register(app)
     trial.register(app)
     words = [word for word in arguments if not word.startswith("-")]
+    if not words or words[0] == "store":
+        from abupdate.cli.store import store
+
+        app.add_typer(store, name="store", help="The releases that this device keeps.")
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish
 

@@ -177,7 +177,7 @@ def sign_release(
     with open_commit(repository, waiting) as content:
         release = _described(content, version)
         fixups(content.manifest)
-        _hash_all(content)
+        content.hash_all()
         payload = format_payload(
             commit=waiting,
             version=version,
@@ -223,7 +223,7 @@ def check_bundle(
                         f"The tag is signed for {verified.compatible}, the release inside "
                         f"is for {release.compatible}."
                     )
-                files, size = _hash_all(content)
+                files, size = content.hash_all()
     needs = tuple(comment or oid for oid, comment in header.prerequisites)
     return Checked(verified, release, files, size, needs)
 
@@ -260,15 +260,6 @@ def _described(content: CommitContent, version: Version) -> ReleaseToml:
             f"Release {version} was expected, its release.toml says {release.version}."
         )
     return release
-
-
-def _hash_all(content: CommitContent) -> tuple[int, int]:
-    """Read every file and link; how many there are, and their bytes."""
-    files = size = 0
-    for _, chunks in content.read(content.files()):
-        files += 1
-        size += sum(len(chunk) for chunk in chunks)
-    return files, size
 
 
 def _opened(bundle: Path) -> AbstractContextManager[IO[bytes]]:

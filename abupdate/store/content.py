@@ -102,6 +102,17 @@ class CommitContent:
             if change.new is not None and change.oid is not None:
                 yield change.new, change.oid
 
+    def hash_all(self) -> tuple[int, int]:
+        """Read every file and symlink; how many there are, and their bytes.
+
+        Raises `NotTrustedError` where one is not what the manifest says.
+        """
+        files = size = 0
+        for _, chunks in self.read(self.files()):
+            files += 1
+            size += sum(len(chunk) for chunk in chunks)
+        return files, size
+
     def _lines(self) -> Iterator[bytes]:
         """The manifest's lines, not kept: a second manifest need not fit into memory."""
         self._reader.ask([self._manifest.oid])

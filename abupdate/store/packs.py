@@ -1,0 +1,96 @@
+"""The packs of a store: how many there are, making one of them, and what a killed git left.
+
+Every release that comes in brings a pack. The caller holds the device's lock: nobody
+else writes, so whatever is half done is nobody's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.errors import NoSpaceError
+from abupdate.failpoints import failpoint
+from abupdate.store.repository import Repository
+
+_REPACK_SECONDS = 3 * 3600.0
+_ROOM = 16 << 20
+# A pack that lost its .idx first is none: git finds a pack by that file.
+_ORDER = (".idx", ".rev", ".pack")
+
+
+@dataclass(frozen=True)
+class Packs:
+    """How many packs there are, and their bytes with their indexes."""
+
+    count: int
+    bytes: int
+
+
+def count(repository: Repository) -> Packs:
+    """What lies in a repository."""
+    files = list(_files(repository))
+    return Packs(
+        sum(path.suffix == ".pack" for path in files), sum(path.stat().st_size for path in files)
+    )
+
+
+def clear_leftovers(repository: Repository) -> list[str]:
+    """Remove locks and temporary files that a killed git left; their names."""
+    top = repository.path
+    left = sorted(
+        str(path.relative_to(top))
+        for path in [*top.glob("*.lock"), *top.rglob("refs/**/*.lock"), *_temporary(top)]
+    )
+    if left:
+        repository.as_owner("rm", "-rf", "--", *(top / name for name in left))
+    return left
+
+
+def repack(repository: Repository) -> None:
+    """Make one pack of all that refs reach, and drop the rest.
+
+    The old packs go once the new one is on the disk: whenever the power goes, each
+    object is in one of them. Deltas are taken over as they are. Raises `NoSpaceError`
+    before it begins, when both do not fit beside each other.
+    """
+    old = list(_files(repository))
+    size = sum(path.stat().st_size for path in old)
+    disk = os.statvfs(repository.path)
+    free = disk.f_bavail * disk.f_frsize
+    if free < size + _ROOM:
+        raise NoSpaceError(
+            f"To tidy up the store {size + _ROOM} bytes should be free for a moment, "
+            f"found {free} on the disk of {repository.path}.",
+            "Free space on that disk.",
+        )
+    folder = repository.path / "objects" / "pack"
+    written = repository.git(
+        "pack-objects", "--all", "--quiet", "--delta-base-offset", "--window=0", folder / "pack",
+        stdin=b"", timeout=_REPACK_SECONDS,
+    )  # fmt: skip
+    # Named by what it holds: it may be one of the old ones.
+    name = f"pack-{written.stdout.decode().strip()}"
+    gone = [path for path in old if path.stem != name]
+    if not gone:
+        return
+    repository.as_owner("sync", *(path for path in _files(repository) if path.stem == name), folder)
+    failpoint("packed")
+    repository.as_owner("rm", "-f", "--", *sorted(gone, key=lambda path: _ORDER.index(path.suffix)))
+    repository.as_owner("sync", folder)
+
+
+def _files(repository: Repository) -> Iterator[Path]:
+    for path in sorted((repository.path / "objects" / "pack").glob("pack-*")):
+        if path.suffix in _ORDER:
+            yield path
+
+
+def _temporary(top: Path) -> Iterator[Path]:
+    objects = top / "objects"
+    yield from objects.glob("pack/tmp_*")
+    yield from objects.glob("pack/.tmp-*")
+    yield from objects.glob("??/tmp_obj_*")
+    yield from top.glob("fast_import_crash_*")

@@ -1,0 +1,170 @@
+"""The store over the years: which releases it keeps and why, whether they are whole, and room.
+
+It keeps what the slots hold, what an install that is not over wants, and as many of
+the newest ones besides as `store.keep` says; `prune` drops the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from abupdate.disk.layout import Slot
+from abupdate.errors import AbupdateError, ContentDiffersError, ProgramError, RefusedError
+from abupdate.events import Events
+from abupdate.failpoints import failpoint
+from abupdate.release.metadata import Version
+from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
+from abupdate.store import packs
+from abupdate.store.content import open_commit
+from abupdate.store.repository import Repository
+from abupdate.update.job import job
+from abupdate.update.records import HistoryEntry, now
+from abupdate.update.slots import Machine, attempt_note, require_root
+
+# More packs than that make each look into the store slower.
+MAX_PACKS = 8
+_RELEASES = "refs/tags/release/"
+_FSCK_SECONDS = 3 * 3600.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A release of the store. `wanted_by`: what keeps it; nothing: `prune` drops it.
+
+    `commit` and `signed` (seconds since the epoch) are None where its tag is damaged.
+    """
+
+    release: str
+    commit: str | None
+    signed: int | None
+    wanted_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was dropped, and the store's packs before and after."""
+
+    dropped: tuple[str, ...]
+    before: packs.Packs
+    after: packs.Packs
+
+
+def contents(machine: Machine, keep: int) -> list[Stored]:
+    """The releases of the store, the highest version first. Nothing is verified."""
+    _require_store(machine)
+    found = sorted(_tags(machine.store()), key=lambda one: one[0], reverse=True)
+    wanted = _wanted(machine)
+    listed, more = [], keep
+    for version, tag in found:
+        reasons = wanted.get(tag.commit, ()) if tag is not None else ()
+        if not reasons and tag is not None and more > 0:
+            more -= 1
+            reasons = ("store.keep",)
+        listed.append(
+            Stored(
+                release=str(version),
+                commit=tag.commit if tag is not None else None,
+                signed=tag.tagger_time if tag is not None else None,
+                wanted_by=reasons,
+            )
+        )
+    return listed
+
+
+def check(machine: Machine, events: Events) -> list[Stored]:
+    """Hash every object of the store. Raises `ContentDiffersError` where one is wrong or missing.
+
+    Gives the releases, all of which are whole then.
+    """
+    require_root()
+    with job(machine.paths.runtime, "store check"):
+        listed = contents(machine, keep=0)
+        store = machine.store()
+        faults = []
+        with events.step("check", "Look at all objects"):
+            try:
+                store.git("fsck", "--full", "--strict", "--no-dangling", timeout=_FSCK_SECONDS)
+            except ProgramError as error:
+                faults.append(error.stderr.strip() or error.message)
+        for one in listed:
+            with events.step("check-release", f"Hash release {one.release}"):
+                if one.commit is None:
+                    faults.append(f"the tag of release {one.release} is damaged")
+                    continue
+                try:
+                    with open_commit(store, one.commit) as content:
+                        content.hash_all()
+                except AbupdateError as error:
+                    faults.append(f"release {one.release}: {error.message}")
+        if faults:
+            raise ContentDiffersError(
+                f"The store should hold every object of its releases, but {'; '.join(faults)}",
+                "Install from a full bundle: it brings all that a release needs.",
+            )
+        return listed
+
+
+def prune(machine: Machine, keep: int, events: Events) -> Pruned:
+    """Drop the releases that nothing wants, and make one pack of the rest.
+
+    Right again from any point. Raises `NoSpaceError` before packs are touched.
+    """
+    require_root()
+    with job(machine.paths.runtime, "store prune"):
+        listed = contents(machine, keep)
+        store = machine.store()
+        packs.clear_leftovers(store)
+        before = packs.count(store)
+        dropped = [one.release for one in listed if not one.wanted_by]
+        with events.step("prune", "Drop what nothing needs"):
+            if dropped:
+                # Until the packs are made anew; a rerun sees it, though no ref tells any more.
+                store.as_owner("touch", store.path / _PENDING)
+            for release in dropped:
+                store.delete_ref(Version(release).ref)
+            failpoint("refs-dropped")
+            if (store.path / _PENDING).exists() or before.count > MAX_PACKS:
+                packs.repack(store)
+                failpoint("repacked")
+                store.as_owner("rm", "-f", "--", store.path / _PENDING)
+        done = Pruned(tuple(dropped), before, packs.count(store))
+        if dropped:
+            entry = HistoryEntry("pruned", now(), detail={"dropped": dropped})
+            attempt_note(lambda: machine.records.append(entry), events.warning, "history")
+        return done
+
+
+_PENDING = "abupdate-prune"
+
+
+def _wanted(machine: Machine) -> dict[str, tuple[str, ...]]:
+    """Commit → what wants it."""
+    wanted: dict[str, tuple[str, ...]] = {}
+    for slot in Slot:
+        record = machine.records.slot(slot)
+        if record is not None:
+            wanted[record.commit] = (*wanted.get(record.commit, ()), f"slot {slot}")
+    intent = machine.records.intent()
+    if intent is not None and intent.outcome is None and intent.commit not in wanted:
+        wanted[intent.commit] = ("the last install",)
+    return wanted
+
+
+def _tags(store: Repository) -> Iterator[tuple[Version, SignedTag | None]]:
+    for ref, oid in store.refs(_RELEASES).items():
+        version = Version(ref.removeprefix(_RELEASES))
+        try:
+            with store.reader() as reader:
+                yield version, parse_tag(reader.read(oid, "tag", MAX_TAG), version)
+        except AbupdateError:
+            yield version, None
+
+
+def _require_store(machine: Machine) -> None:
+    store = machine.paths.state / "store.git"
+    if not store.is_dir():
+        raise RefusedError(
+            f"The store should be at {store}, and is not.",
+            f"Is the data partition mounted? `findmnt {machine.paths.data}` tells.",
+        )
