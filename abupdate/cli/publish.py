@@ -6,16 +6,19 @@ Each command imports what it needs when it runs.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from abupdate.cli.invocation import Json
 from abupdate.errors import NoSpaceError, SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -237,6 +240,36 @@ def log(repo: Repo) -> None:
         key = listed.tag.signature.fingerprint
         day = _day(listed.tag.tagger_time)
         print(f"{listed.version!s:<16} {listed.commit[:12]}  {day}  {listed.tag.compatible}  {key}")
+
+
+@publish.command()
+def diff(
+    repo: Repo,
+    old: Annotated[str, typer.Argument(help="Version of the older release.")],
+    new: Annotated[str, typer.Argument(help="Version of the newer one.")],
+    full: Annotated[
+        bool, typer.Option("--full", help="Every path, and not the first ones.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What an update would bring: packages, files, and bytes to fetch and to write.
+
+    \b
+        abupdate publish diff 1 2 --repo r.git
+
+    The releases may be unsigned still. Marks: + added, - removed, ~ other
+    content, : other owner, mode, time or attributes.
+    """
+    from abupdate.cli.show import printable
+    from abupdate.cli.show_difference import difference_text
+    from abupdate.release import difference, publisher
+
+    repository = publisher.open_repository(repo)
+    found = difference.difference(repository, _version(old), _version(new))
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        print(printable(difference_text(found, full=full)))
 
 
 @contextmanager

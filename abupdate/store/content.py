@@ -18,7 +18,7 @@ from abupdate.store import manifest
 from abupdate.store.changes import Change, changes
 from abupdate.store.manifest import Checks, Entry
 from abupdate.store.repository import ObjectReader, Repository
-from abupdate.store.tree import PLAIN, File, Trees
+from abupdate.store.tree import EXECUTABLE, PLAIN, File, Trees
 
 MANIFEST_PATH = b".abupdate/manifest"
 RELEASE_PATH = b".abupdate/release.toml"
@@ -95,6 +95,16 @@ class CommitContent:
         its end when it is not what the manifest says.
         """
         return read_blobs(self._reader, files)
+
+    def file(self, path: bytes, limit: int) -> bytes | None:
+        """One file's content, None where there is no file. Raises `NotTrustedError` above `limit`.
+
+        It is what the commit has there; the manifest is not asked.
+        """
+        found = Trees(self._reader).find(self._tree, path)
+        if found is None or found.mode not in (PLAIN, EXECUTABLE):
+            return None
+        return self._reader.read(found.oid, "blob", limit)
 
     def files(self) -> Iterator[tuple[Entry, str]]:
         """Every file and symlink with the id of its blob."""
