@@ -37,7 +37,7 @@ PACKAGES = {
     **dict.fromkeys(("e2fsck", "mke2fs", "tune2fs"), "e2fsprogs"),
     **dict.fromkeys(("chown", "cp", "mv", "rm", "sync", "tee"), "coreutils"),
     **dict.fromkeys(("mount", "umount"), "mount"),
-    **dict.fromkeys(("prlimit", "setpriv"), "util-linux"),
+    **dict.fromkeys(("prlimit", "setpriv", "unshare"), "util-linux"),
     "git": "git",
     "grub-editenv": "grub-common",
     "ssh-keygen": "openssh-client",

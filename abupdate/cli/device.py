@@ -255,7 +255,12 @@ def _opened(source: str) -> Iterator[Source]:
     if source.startswith(_STORED):
         from abupdate.release.metadata import Version
 
-        yield Version.parse(source.removeprefix(_STORED))
+        try:
+            yield Version.parse(source.removeprefix(_STORED))
+        except UsageError as error:
+            if Path(source).is_file():
+                error.hint = f"The file of that name is given as ./{source}"
+            raise
         return
     if source == "-":
         yield sys.stdin.buffer

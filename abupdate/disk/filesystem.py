@@ -15,7 +15,7 @@ import stat
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,16 +242,20 @@ def mounted(device: Path, target: Path, options: str) -> Iterator[Path]:
 def _mounted(kind: str, options: str, what: str | Path, target: Path) -> Iterator[None]:
     """A signal that stops us is heard before it or after it.
 
-    What was mounted, also in the very moment when the signal came, is unmounted.
+    What was mounted, also in the very moment when the signal came, is unmounted. An error
+    of the block is told even where that fails: the next run unmounts it.
     """
     target.mkdir(parents=True, exist_ok=True)
     try:
         with _of_the_disk() if kind == "ext4" else nullcontext():
             run(["mount", "-t", kind, "-o", options, what, target], timeout=_CHECK_SECONDS)
         yield
-    finally:
-        with _signals_wait():
+    except BaseException:
+        with _signals_wait(), suppress(ProgramError):
             unmount_leftover(target)
+        raise
+    with _signals_wait():
+        unmount_leftover(target)
 
 
 @contextmanager

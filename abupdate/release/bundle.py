@@ -94,6 +94,8 @@ def _signed(repository: Repository, version: Version) -> tuple[str, str]:
 class Received(Candidate):
     """A release in quarantine; leaving the context deletes the quarantine."""
 
+    checked = True
+
     def __init__(self, header: BundleHeader, quarantine: Repository, store: Repository) -> None:
         super().__init__(header.version, header.tag_oid, quarantine)
         self.needs = tuple(comment or oid for oid, comment in header.prerequisites)
@@ -102,20 +104,20 @@ class Received(Candidate):
     def join(self) -> None:
         """Make the release part of the store: packs, then the ref, each on the disk.
 
-        Nothing happens when the store has it already. The caller holds the device's
-        lock. Raises `RefusedError` when the store has another release of the same version.
+        Its packs come in even when the store has it: what rotted there is whole again.
+        The caller holds the device's lock. Raises `RefusedError` when the store has another
+        release of the same version.
         """
         present = self._store.resolve(self.version.ref)
-        if present == self.tag_oid:
-            return
-        if present is not None:
+        if present not in (None, self.tag_oid):
             raise RefusedError(
                 f"The store has another release {self.version}: its tag is {present}, "
                 f"the bundle's is {self.tag_oid}.",
                 "A version is published once; publish the new content as a new version.",
             )
         migrate(self.repository, self._store)
-        self._store.set_ref(self.version.ref, self.tag_oid, alone=True)
+        if present is None:
+            self._store.set_ref(self.version.ref, self.tag_oid, alone=True)
 
     def discard(self) -> None:
         """Delete the quarantine; once or more often."""
@@ -150,12 +152,17 @@ def receive(
                 "which is not in the store.",
                 f"Take the full bundle of release {header.version}.",
             )
-    quarantine = open_quarantine(store, 2 * max_bytes + _ROOM)
+    # Only a delta needs the store's objects to be taken in: where they are damaged, a full
+    # bundle must still be good.
+    delta = bool(header.prerequisites)
+    quarantine = open_quarantine(store, 2 * max_bytes + _ROOM, borrow=delta)
     received = Received(header, quarantine, store)
     try:
         pack = _Pack(counted, header.object_format)
         quarantine.index_pack(pack, max_bytes)
         pack.check_end()
+        if not delta:
+            quarantine.borrow(store.path.absolute() / "objects")
         received.transferred = counted.transferred
         received.raw_tag  # noqa: B018 - read now, so that a bundle without its tag is refused here
     except BaseException:

@@ -6,10 +6,12 @@ It came in a bundle (`bundle.receive`), or an earlier install left it in the sto
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import Self
 
-from abupdate.errors import SourceError
+from abupdate.errors import SourceError, UsageError
 from abupdate.release.metadata import Version
 from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError
 from abupdate.store.repository import Repository
@@ -22,10 +24,11 @@ class Candidate:
 
     Nothing of it is trusted: `raw_tag` is for `signature.verify`, `repository` for the
     verified content. `needs`: releases or commits that it was a delta to; `transferred`:
-    bytes that were read to have it.
+    bytes that were read to have it; `checked`: whether every object was hashed as it came.
     """
 
     transferred = 0
+    checked = False
     needs: tuple[str, ...] = ()
 
     def __init__(self, version: Version, tag_oid: str, repository: Repository) -> None:
@@ -70,11 +73,17 @@ def stored(store: Repository, version: Version) -> Candidate:
     tag_oid = store.resolve(version.ref)
     if tag_oid is None:
         prefix = "refs/tags/release/"
-        kept = sorted(Version(ref.removeprefix(prefix)) for ref in store.refs(prefix))
+        kept = sorted(_versions(ref.removeprefix(prefix) for ref in store.refs(prefix)))
         newest = ", ".join(str(one) for one in kept[::-1][:_SHOWN]) or "none"
         raise SourceError(
             f"The store should have release {version}, found {newest}"
             f"{' and older ones' if len(kept) > _SHOWN else ''}.",
-            "Install it from a bundle.",
+            f"Install it from a bundle. A file of that name is given as ./{version.tag}",
         )
     return Candidate(version, tag_oid, store)
+
+
+def _versions(texts: Iterable[str]) -> Iterator[Version]:
+    for text in texts:
+        with suppress(UsageError):
+            yield Version(text)

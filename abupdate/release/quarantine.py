@@ -24,21 +24,29 @@ _PACK_FILE = re.compile(r"pack-[0-9a-f]{40,64}\.(pack|rev|idx)")
 _ORDER = (".pack", ".rev", ".idx")
 
 
-def open_quarantine(store: Repository, file_size: int) -> Repository:
-    """An empty quarantine; what earlier runs left behind is deleted first.
+def clear_quarantines(store: Repository) -> Path:
+    """Delete what earlier runs left behind; the folder for a new one.
 
-    `file_size`: bytes that git may write to one file of it. One at a time: the
-    caller holds the device's lock.
+    One at a time: the caller holds the device's lock.
     """
     spool = _spool(store)
     for left in sorted(spool.glob(f"{_PREFIX}*")):
         store.as_owner("rm", "-rf", "--", left)
-    path = spool / f"{_PREFIX}{secrets.token_hex(8)}"
+    return spool
+
+
+def open_quarantine(store: Repository, file_size: int, *, borrow: bool) -> Repository:
+    """An empty quarantine; what earlier runs left behind is deleted first.
+
+    `file_size`: bytes that git may write to one file of it. `borrow`: the store's objects
+    are there to read from the start.
+    """
+    path = clear_quarantines(store) / f"{_PREFIX}{secrets.token_hex(8)}"
     try:
         return Repository.create(
             path,
             object_format=store.object_format,
-            alternates=store.path.absolute() / "objects",
+            alternates=store.path.absolute() / "objects" if borrow else None,
             sandbox=store.sandbox and replace(store.sandbox, file_size=file_size),
         )
     except BaseException:
@@ -69,6 +77,7 @@ def migrate(quarantine: Repository, store: Repository) -> None:
         return
     paths = [source / name for name in names]
     store.as_owner("sync", *paths)
-    # -n: the same pack may be there already; its name is a hash of what it holds.
-    store.as_owner("mv", "-n", "-t", target, *paths)
+    # The same pack may be there already; its name is a hash of what it holds, or should: this
+    # one was read just now.
+    store.as_owner("mv", "-f", "-t", target, *paths)
     store.as_owner("sync", target)

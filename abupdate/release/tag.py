@@ -33,7 +33,7 @@ _HEADER = re.compile(
     rb"(?P<time>[0-9]{1,12}) [+-][0-9]{4}\n"
     rb"\n"
 )
-_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: later ones have no four-digit year
+LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: later ones have no four-digit year
 
 
 class Reason(StrEnum):
@@ -140,7 +140,7 @@ def parse_tag(raw: bytes, version: Version) -> SignedTag:
             Reason.NAME, f"The tag was expected to be named {version.tag}, its own name is {found}."
         )
     time = int(header["time"])
-    if time > _LAST_SECOND:
+    if time > LAST_SECOND:
         raise _shape("has a date after the year 9999")
     payload, armoured = _split(raw)
     message = payload[header.end() :]

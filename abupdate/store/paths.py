@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def walk(
     root: Path,
     into: Callable[[bytes], bool] = lambda path: True,
     unreadable: Callable[[bytes, OSError], None] = _raise,
-) -> Iterator[Found]:
+) -> Generator[Found, None, None]:
     """All paths below a root (itself first), sorted by raw path; `kind` is None for a socket.
 
     `into` says which folders are looked into, when their turn comes; none deeper

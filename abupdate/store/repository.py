@@ -105,10 +105,14 @@ class Repository:
             "init", "--quiet", "--bare", "--template=", f"--object-format={object_format}"
         )
         if alternates is not None:
-            # Written down, not given to each git: a quarantine's store may have some itself.
-            info = path / "objects" / "info" / "alternates"
-            repository.as_owner("tee", info, stdin=f"{alternates}\n".encode())
+            repository.borrow(alternates)
         return repository
+
+    def borrow(self, objects: Path) -> None:
+        """Read from the `objects` folder of another repository as well, from now on."""
+        # Written down, not given to each git: a quarantine's store may have some itself.
+        info = self.path / "objects" / "info" / "alternates"
+        self.as_owner("tee", info, stdin=f"{objects}\n".encode())
 
     @cached_property
     def object_format(self) -> str:
@@ -129,10 +133,13 @@ class Repository:
         """Make a ref name an object; on the disk when this returns.
 
         `alone`: the caller holds a lock that keeps every other writer away, so that
-        a lock file of git's is one that a killed git left, and is removed.
+        a lock file of git's is one that a killed git left, and is removed; so is a ref
+        that names nothing, which git would not replace.
         """
         if alone:
-            stale = [path for path in (self.path / f"{ref}.lock",) if os.path.lexists(path)]
+            file, lock = self.path / ref, self.path / f"{ref}.lock"
+            stale = [lock] if os.path.lexists(lock) else []
+            stale += [file] if file.is_file() and self.resolve(ref) is None else []
             if stale:
                 self.as_owner("rm", "-f", "--", *stale)
         self.git("update-ref", ref, oid)
@@ -275,8 +282,15 @@ class Repository:
         return any(words in error.stderr for words in _DISK_FAULTS)
 
     def as_owner(self, *argv: Argument, stdin: bytes | None = None) -> Result:
-        """Another program as the user that owns this repository (moving and syncing files)."""
-        return run(argv, stdin=stdin, sandbox=self.sandbox, timeout=600)
+        """Another program as the user that owns this repository (moving and syncing files).
+
+        Raises `ProgramError`, `NoSpaceError`.
+        """
+        try:
+            return run(argv, stdin=stdin, sandbox=self.sandbox, timeout=600)
+        except ProgramError as error:
+            self._raise_if_full(error)
+            raise
 
     def _argv(self, *arguments: Argument) -> list[Argument]:
         return ["git", "--git-dir", self.path, *arguments]

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from heapq import merge
@@ -71,10 +71,13 @@ def compare(
     unread: dict[bytes, OSError] = {}
     missing, differences = [], []
     progress = _Progress(events, _used(target))
-    with directories(target) as opened, directories(target) as ahead:
-        reading = _Reading(opened, progress.add)
+    with (
+        directories(target) as opened,
+        directories(target) as ahead,
         # A folder is looked into once the release was seen to have it.
-        found = walk(target, folders.__contains__, unread.__setitem__)
+        closing(walk(target, folders.__contains__, unread.__setitem__)) as found,
+    ):
+        reading = _Reading(opened, progress.add)
         for entry, path in _asked_ahead(_beside(_whole(content, outputs, folders), found), ahead):
             if entry is None:
                 assert path is not None

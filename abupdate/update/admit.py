@@ -19,6 +19,7 @@ from abupdate.failpoints import failpoint
 from abupdate.release.bundle import receive
 from abupdate.release.candidate import Candidate, stored
 from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
+from abupdate.release.quarantine import clear_quarantines
 from abupdate.release.signature import Verified
 from abupdate.release.signature import verify as verify_signature
 from abupdate.store.content import CommitContent, open_commit
@@ -46,8 +47,6 @@ class Release:
 
 # A bundle, or the version of a release that the store has.
 Source = BinaryIO | Version
-# Asked before a release joins the store; raises when the device cannot take it.
-Accept = Callable[[CommitContent], None]
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,10 @@ class Examined:
     verified: Verified
     stated: ReleaseToml
     content: CommitContent
+
+
+# Asked before a release joins the store; raises when the device cannot take it.
+Accept = Callable[[Examined], None]
 
 
 @contextmanager
@@ -90,6 +93,7 @@ def examined(
 def _opened(machine: Machine, source: Source, settings: Settings, events: Events) -> Candidate:
     failpoint("source-opened")
     if isinstance(source, Version):
+        clear_quarantines(machine.store())
         return stored(machine.store(), source)
     with events.step("receive", "Receive the bundle"):
         return receive(source, machine.store(), settings.store.max_bundle, events)
@@ -124,7 +128,7 @@ def admit(
     """
     with examined(machine, source, settings, events) as found:
         newer = check_policy(machine, settings, found, allow_downgrade=allow_downgrade)
-        accept(found.content)
+        accept(found)
         failpoint("trusted")
         candidate, verified = found.candidate, found.verified
         with events.step("store", "Take the release into the store"):

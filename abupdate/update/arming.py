@@ -6,16 +6,19 @@ from dataclasses import replace
 
 from abupdate.boot import state as boot
 from abupdate.boot.state import BootState
+from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
-from abupdate.errors import AbupdateError, NothingToDoError, RefusedError
+from abupdate.errors import NothingToDoError, RefusedError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.update.job import job, unstoppable
 from abupdate.update.records import Intent, SlotState, new_trial, now
 from abupdate.update.settle import settle
-from abupdate.update.slots import Machine, attempt_note, require_root
+from abupdate.update.slots import Machine, attempt_note, require_root, write_state
 from abupdate.update.target import target
 from abupdate.update.trials import Trials
+
+UNDO = "`abupdate reject` takes it back."
 
 
 def arm_installed(machine: Machine, events: Events) -> Slot:
@@ -33,6 +36,12 @@ def arm_installed(machine: Machine, events: Events) -> Slot:
         state = machine.boot_state()
         if state.trial == slot:
             raise NothingToDoError(f"Slot {slot} is armed already.", "Reboot to try it.")
+        superblock = read_superblock(partition.device)
+        if record.superblock not in (None, superblock.fingerprint if superblock else ""):
+            raise RefusedError(
+                f"Slot {slot} should be as the install left it, and was written to since.",
+                f"`abupdate verify {slot}` tells what differs; install the release again.",
+            )
         with unstoppable(), events.step("arm", f"Arm slot {slot}"):
             settle(machine, state, events)
             # A person wants it tried: it is judged by its new boots alone.
@@ -70,19 +79,15 @@ def arm(machine: Machine, slot: Slot, events: Events) -> None:
         trial=new_trial(),
     )
     machine.records.write_intent(intent)
-    try:
-        machine.grubenv().write(armed)
-    except AbupdateError as error:
-        found = machine.grubenv().read().state
-        if found is not None and found.trial == slot:  # the second copy alone was not written
-            error.message += f" Slot {slot} is armed all the same."
-            error.hint = f"{error.hint or ''} `abupdate reject` takes it back.".strip()
-        raise
-    failpoint("armed")
-    # GRUB tries it now: what cannot be noted any more is no install that failed.
     done = replace(intent, armed=now())
-    for what, note in (
-        ("failed list", lambda: machine.records.remove_failed(record.commit)),
-        ("intent", lambda: machine.records.write_intent(done)),
-    ):
-        attempt_note(note, events.warning, what)
+
+    def noted() -> None:
+        failpoint("armed")
+        # GRUB tries it now: what cannot be noted any more is no install that failed.
+        for what, note in (
+            ("failed list", lambda: machine.records.remove_failed(record.commit)),
+            ("intent", lambda: machine.records.write_intent(done)),
+        ):
+            attempt_note(note, events.warning, what)
+
+    write_state(machine, armed, f"Slot {slot} is armed", UNDO, noted)

@@ -11,11 +11,12 @@ from abupdate.errors import RefusedError
 from abupdate.events import Events
 from abupdate.release.metadata import Version
 from abupdate.update import trust
+from abupdate.update.arming import UNDO
 from abupdate.update.job import job, unstoppable
 from abupdate.update.judge import Verdict, confirm_trial, give_up
 from abupdate.update.records import HistoryEntry, Intent, now
 from abupdate.update.settle import note, settle
-from abupdate.update.slots import Machine, require_root
+from abupdate.update.slots import Machine, attempt_note, require_root, write_state
 from abupdate.update.trials import Trials
 
 
@@ -48,6 +49,13 @@ def rollback(machine: Machine, events: Events) -> Verdict:
         running = machine.records.slot(booted.slot)
         if record is not None:
             trust.check_floor(machine.paths, Version(record.release))
+        label = booted.disk.slot(target).label
+        if label != target.label:
+            raise RefusedError(
+                f"Slot {target} should be labelled '{target.label}', found '{label}': GRUB "
+                "would not find it.",
+                "Install a release into it.",
+            )
         settle(machine, state, events)
         intent = None
         if record is not None:
@@ -62,12 +70,16 @@ def rollback(machine: Machine, events: Events) -> Verdict:
                 was_confirmed=record.confirmed,
             )
             machine.records.write_intent(intent)
-        with unstoppable():
-            machine.grubenv().write(armed)
+        release = record.release if record else None
+
+        def noted() -> None:
             if intent is not None:
-                machine.records.write_intent(replace(intent, armed=now()))
-            release = record.release if record else None
+                done = replace(intent, armed=now())
+                attempt_note(lambda: machine.records.write_intent(done), events.warning, "intent")
             note(machine, events, HistoryEntry("rollback", now(), release, target))
+
+        with unstoppable():
+            write_state(machine, armed, f"Slot {target} is armed", UNDO, noted)
         return Verdict(
             f"Slot {target} (release {release or 'unknown'}) is armed; reboot to go back."
         )

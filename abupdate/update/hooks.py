@@ -30,7 +30,7 @@ from abupdate.update.admit import Release
 from abupdate.update.isolation import HookFailedError, Isolation, failed
 from abupdate.update.slots import Machine
 
-# What fixups may leave in all, in bytes; it is held in memory.
+# What fixups may leave in all, in bytes, holes of files counted; it is held in memory.
 SPACE = 64 << 20
 _SHOWN = 5
 
@@ -99,7 +99,7 @@ class Hooks:
                 def one(program: str = program, what: str = what) -> None:
                     nonlocal seen
                     isolation.run(program, what)
-                    seen = look(upper, slot, allowed)
+                    seen = look(upper, slot, allowed, SPACE)
                     _refuse_undeclared(what, seen)
 
                 self._insist(isolation, one)

@@ -62,8 +62,14 @@ def inspect(machine: Machine, source: Source, settings: Settings, events: Events
                 slot = booted.slot.other
                 refuse_running(machine, booted, content.commit)
                 refuse_failed(machine, content.commit)
-                ready = prepare(machine, slot, other_partition(booted, slot), content)
-                if ready.plan is not None and ready.proven:
+                ready = prepare(
+                    machine,
+                    slot,
+                    other_partition(booted, slot),
+                    content,
+                    found.candidate.repository,
+                )
+                if ready.proven:
                     write, write_files = ready.plan.size, len(ready.plan.files)
         except AbupdateError as error:
             refused = error.message

@@ -39,6 +39,7 @@ _LINKS = {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 # Filesystems of our own, in memory: mode and bytes at most.
 _PRIVATE = {"/dev": ("755", 1 << 20), "/run": ("755", 16 << 20), "/tmp": ("1777", 64 << 20)}  # noqa: S108
 FAILED = 125
+UNPREPARED = "the isolated run cannot be prepared"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,7 +51,7 @@ def main(text: str) -> int:
         _enter(wanted)
         _give_up_privileges()
     except OSError as error:
-        _tell(f"the isolated run cannot be prepared: {error}")
+        _tell(f"{UNPREPARED}: {error}")
         return FAILED
     child = os.fork()
     if child == 0:

@@ -26,17 +26,24 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.store.content import CommitContent, open_commit
+from abupdate.store.content import open_commit, read_blobs
 from abupdate.store.materialise.apply import SlotDiffersError, Written, apply
 from abupdate.store.materialise.audit import plan_for_slot
 from abupdate.store.materialise.plan import Plan
 from abupdate.store.outputs import NOTHING, Outputs
+from abupdate.store.repository import Repository
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import arming, etc
-from abupdate.update.admit import Release, Source, admit
+from abupdate.update.admit import Examined, Release, Source, admit
 from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
-from abupdate.update.prepare import Prepared, prepare, refuse_failed, refuse_running
+from abupdate.update.prepare import (
+    Prepared,
+    prepare,
+    proven_base,
+    refuse_failed,
+    refuse_running,
+)
 from abupdate.update.records import HistoryEntry, Intent, SlotRecord, SlotState, now
 from abupdate.update.settle import make_room
 from abupdate.update.slots import Booted, Machine, attempt_note, require_root
@@ -93,11 +100,15 @@ def install(
         booted, slot, partition = target(machine)
         work = _Work(machine, booted, slot, partition.device, events)
 
-        def accept(content: CommitContent) -> None:
+        def accept(found: Examined) -> None:
+            content, repository = found.content, found.candidate.repository
             if not retry_failed:
                 refuse_failed(machine, content.commit)
             with events.step("plan", "Find what differs"):
-                work.prepared = prepare(machine, slot, partition, content)
+                work.prepared = prepare(machine, slot, partition, content, repository)
+            if not found.candidate.checked:
+                with events.step("check-store", "Check its files in the store"):
+                    _check_files(repository, work.prepared.plan, events)
 
         release = admit(machine, source, settings, accept, events, allow_downgrade=allow_downgrade)
         refuse_running(machine, booted, release.commit)
@@ -151,16 +162,19 @@ class _Work:
 def _write(work: _Work, release: Release, hooks: Hooks, full_verify: bool) -> Written:
     """Everything between the trusted release and the complete slot, in its order."""
     machine, slot, device, events = work.machine, work.slot, work.device, work.events
+    filesystem.refuse_if_in_use(device)  # again: a download and hooks may have taken an hour
     make_room(machine, machine.boot_state(), events)
     _record_intent(machine, work.booted, slot, release)
     with events.step("begin", f"Take slot {slot} out of use"):
         _begin(machine, work.booted, slot)
-        _record_slot(machine, slot, SlotState.WRITING, release)
         ready = work.prepared
+        # Still: nobody wrote to it since the plan was made.
+        proven = ready is not None and ready.proven and bool(proven_base(machine, slot, device))
+        _record_slot(machine, slot, SlotState.WRITING, release)
         unfit = ready is not None and ready.unfit
         empty = _relabel_unfinished(device, slot, machine.mountpoint, unfit)
     # The plan is for what the record proves, or else for an empty slot.
-    planned = ready.plan if ready is not None and ready.proven != empty else None
+    planned = ready.plan if ready is not None and ready.proven == proven != empty else None
     with events.step("write", f"Write release {release.version}"):
         plan, written = _materialise(work, release, hooks, planned)
         work.audited = plan is not planned
@@ -176,6 +190,19 @@ def _write(work: _Work, release: Release, hooks: Hooks, full_verify: bool) -> Wr
         _record_slot(machine, slot, SlotState.CLEAN, release, device, work.outputs)
         failpoint("slot-recorded")
     return written
+
+
+def _check_files(repository: Repository, plan: Plan, events: Events) -> None:
+    """Hash what a plan will write while nothing is written yet: a store may have rotten.
+
+    Raises `NotTrustedError`, `DeviceFaultError`.
+    """
+    files, done = plan.files, 0
+    wanted = ((files[index], files.oid(index)) for index in range(len(files)))
+    with repository.reader() as reader:
+        for _, chunks in read_blobs(reader, wanted):
+            done += sum(len(chunk) for chunk in chunks)
+            events.progress(done, plan.size)
 
 
 def _record_intent(machine: Machine, booted: Booted, slot: Slot, release: Release) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from abupdate.errors import RefusedError
+from abupdate.errors import DeviceFaultError, RefusedError
 from abupdate.run import SEARCH_PATH, run_attached, run_untrusted
 from abupdate.update import inside
 
@@ -54,11 +54,17 @@ class Isolation:
     def run(self, program: str, what: str) -> None:
         """Run one to its end; `what` names it in errors.
 
-        Raises `HookFailedError`, `ProgramError` where nothing can be isolated.
+        Raises `HookFailedError`, `DeviceFaultError` where nothing can be isolated.
         """
         ended = run_untrusted(self._argv([program]), timeout=self.timeout)
         if ended.code == 0:
             return
+        if ended.code == inside.FAILED and inside.UNPREPARED.encode() in ended.stdout:
+            said = printable(ended.stdout.decode(errors="replace")).strip()
+            raise DeviceFaultError(
+                f"{what} should be run on its own, but {said}",
+                "Its kernel needs namespaces and Linux 5.12 or newer; `dmesg` may tell more.",
+            )
         if ended.code is None:
             found = f"was stopped after {self.timeout:g} seconds (`hooks.timeout`)"
         elif ended.code > 128:

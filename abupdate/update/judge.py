@@ -6,6 +6,7 @@ follow, and never undo it: a missing one is added by a later boot.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from abupdate.boot import state as boot
@@ -16,9 +17,10 @@ from abupdate.errors import NothingToDoError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.update import seen
+from abupdate.update.job import unstoppable
 from abupdate.update.records import FailedRelease, HistoryEntry, now
 from abupdate.update.settle import note, settle
-from abupdate.update.slots import Booted, Machine, attempt_note
+from abupdate.update.slots import Booted, Machine, attempt_note, write_state
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def confirm_trial(
     if booted.slot is None or not on_trial(booted, state):
         raise NothingToDoError("No trial is running.", "`abupdate status` tells what is.")
     done = boot.confirm(state, booted.slot, settings.boot.tries, settings.boot.limit)
-    write_judged(machine, state, done, events)
+    write_judged(machine, state, done, "It is confirmed", events)
     failpoint("confirmed")
     settle(machine, done, events)
     record = machine.records.slot(booted.slot)
@@ -56,6 +58,8 @@ def give_up(
     given_up = boot.reject(state)
     slot = Slot(given_up.failed)
     record, intent = machine.records.slot(slot), machine.records.intent()
+    if intent is not None and record is not None and intent.commit != record.commit:
+        intent = None  # of an install that did not get to writing: not what is given up
 
     def note_intent(outcome: str | None) -> None:
         if intent is not None and intent.slot == slot:
@@ -63,29 +67,43 @@ def give_up(
             noted = replace(intent, outcome=outcome, ending=ending, cause=why)
             attempt_note(lambda: machine.records.write_intent(noted), events.warning, "intent")
 
-    if intent is not None and intent.outcome is None:
-        # Before the boot state: a cut right after that must not look like an interruption.
-        note_intent(None)
-    write_judged(machine, state, given_up, events)
-    failpoint("given-up")
-    if record is not None:
-        failed = FailedRelease(record.commit, record.release, now(), why)
-        attempt_note(lambda: machine.records.add_failed(failed), events.warning, "failed list")
     release = record.release if record else None
-    detail = {"cause": why} | ({"commit": record.commit} if record else {})
-    if intent is not None and intent.slot == slot:
-        detail["trial"] = intent.trial
-    note(machine, events, HistoryEntry(ended, now(), release, slot, detail))
-    failpoint("told")
-    note_intent(ended)
+
+    def noted() -> None:
+        failpoint("given-up")
+        if record is not None:
+            failed = FailedRelease(record.commit, record.release, now(), why)
+            attempt_note(lambda: machine.records.add_failed(failed), events.warning, "failed list")
+        detail = {"cause": why} | ({"commit": record.commit} if record else {})
+        if intent is not None and intent.slot == slot:
+            detail["trial"] = intent.trial
+        note(machine, events, HistoryEntry(ended, now(), release, slot, detail))
+        failpoint("told")
+        note_intent(ended)
+
+    with unstoppable():
+        if intent is not None and intent.outcome is None:
+            # Before the boot state: a cut right after that must not look like an interruption.
+            note_intent(None)
+        write_judged(machine, state, given_up, "It is given up", events, noted)
     running = booted.slot == slot
     text = f"Release {release or 'unknown'} in slot {slot} is given up: {why}."
     return Verdict(f"{text} Reboot to leave it." if running else text, reboot=running)
 
 
-def write_judged(machine: Machine, before: BootState, after: BootState, events: Events) -> None:
-    """Write what a judgement came to. It sets GRUB's mark back, which `doctor` asks for later."""
+def write_judged(
+    machine: Machine,
+    before: BootState,
+    after: BootState,
+    done: str,
+    events: Events,
+    then: Callable[[], object] = lambda: None,
+) -> None:
+    """Write what a judgement came to. It sets GRUB's mark back, which `doctor` asks for later.
+
+    `done`: what is so once GRUB goes by it, whatever else fails; `then`: what to do then.
+    """
     attempt_note(
         lambda: seen.remember(machine.paths.runtime, before.seen), events.warning, "GRUB's mark"
     )
-    machine.grubenv().write(after)
+    write_state(machine, after, done, then=then)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Partition, Slot
-from abupdate.errors import NoSpaceError, NothingToDoError, NotTrustedError, RefusedError
+from abupdate.errors import (
+    DeviceFaultError,
+    NoSpaceError,
+    NothingToDoError,
+    NotTrustedError,
+    RefusedError,
+)
 from abupdate.release.fixups import fixups
-from abupdate.store.content import CommitContent
+from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.manifest import Kind
 from abupdate.store.materialise.plan import Plan, plan_from
 from abupdate.store.outputs import Outputs
+from abupdate.store.repository import Repository
 from abupdate.update.records import SlotState
 from abupdate.update.slots import Booted, Machine
 
@@ -33,35 +39,43 @@ class Prepared:
     """What a release needs, and the plan for it.
 
     `proven`: the slot is known to hold exactly what the plan starts from;
-    otherwise the plan is for an empty slot, and None where none could be made.
+    otherwise the plan is for an empty slot.
     `unfit`: the slot needs a new filesystem, for the one that it has is smaller
     than the partition, and too small.
     """
 
     need: Need
-    plan: Plan | None
+    plan: Plan
     proven: bool
     unfit: bool = False
 
 
-def prepare(machine: Machine, slot: Slot, partition: Partition, content: CommitContent) -> Prepared:
-    """Find out what an install would do.
+def prepare(
+    machine: Machine,
+    slot: Slot,
+    partition: Partition,
+    content: CommitContent,
+    repository: Repository,
+) -> Prepared:
+    """Find out what an install would do. `repository`: where `content` comes from.
 
     Raises `NoSpaceError`, `NotTrustedError`, `SourceError` for fixups that cannot run.
     """
     need = needed(content)
     fixups(content.manifest)
     unfit = _unfit(partition, need)
-    base = _proven_base(machine, slot, partition.device)
+    base = proven_base(machine, slot, partition.device)
     if base is None or unfit:
         return Prepared(need, plan_from(None, content), proven=False, unfit=unfit)
-    # A store that is damaged where the old release was is no reason to stop: without a plan,
-    # the slot is audited.
-    with suppress(NotTrustedError):
-        commit, outputs = base
+    commit, outputs = base
+    try:
         plan = plan_from(content.beside(commit), content, outputs)
         return Prepared(need, plan, proven=True)
-    return Prepared(need, None, proven=False)
+    except (NotTrustedError, DeviceFaultError):
+        # A store that is damaged where the old release was is no reason to stop: the slot is
+        # audited. Where the new one is at fault, this tells. git may have ended: a new one.
+        with open_commit(repository, content.commit, content.manifest_sha256) as again:
+            return Prepared(need, plan_from(None, again), proven=False)
 
 
 def refuse_running(machine: Machine, booted: Booted, commit: str) -> None:
@@ -114,7 +128,7 @@ def _unfit(partition: Partition, need: Need) -> bool:
     )
 
 
-def _proven_base(machine: Machine, slot: Slot, device: Path) -> tuple[str, Outputs] | None:
+def proven_base(machine: Machine, slot: Slot, device: Path) -> tuple[str, Outputs] | None:
     """The commit that a slot holds, and what fixups left over it, when nobody can have
     written to it since.
 

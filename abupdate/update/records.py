@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -284,7 +284,14 @@ def _load(path: Path, kind: type[Record]) -> Record | None:
     raw = _read(path)
     if raw is None:
         return None
-    return _decode(raw, lambda value: kind(**value) if value.get("format") == FORMAT else None)
+    known = {one.name for one in fields(kind)}
+
+    def make(value: dict[str, Any]) -> Record | None:
+        # A newer abupdate may have noted more, and a fallback comes back to this one.
+        named = {name: value[name] for name in known & value.keys()}
+        return kind(**named) if value.get("format") == FORMAT else None
+
+    return _decode(raw, make)
 
 
 def _read(path: Path) -> bytes | None:

@@ -169,6 +169,28 @@ def other_partition(booted: Booted, target: Slot) -> Partition:
     return partition
 
 
+def write_state(
+    machine: Machine,
+    state: BootState,
+    done: str,
+    undo: str = "",
+    then: Callable[[], object] = lambda: None,
+) -> None:
+    """Write the boot state, and `then` do what is right once GRUB goes by it.
+
+    What fails after that is told with `done`, for it is so, and `undo`, what to do about it.
+    """
+    try:
+        machine.grubenv().write(state)
+    except AbupdateError as error:
+        if machine.grubenv().read().state == state:  # the second copy alone was not written
+            error.message += f" {done} all the same."
+            error.hint = f"{error.hint or ''} {undo}".strip() or None
+            then()
+        raise
+    then()
+
+
 def attempt_note(action: Callable[[], object], told: Callable[[str], None], what: str) -> bool:
     """Do something that must not undo what is already done; tell when it fails."""
     try:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from abupdate.errors import RefusedError
+from abupdate.errors import DeviceFaultError, RefusedError, UsageError
 from abupdate.paths import Paths
 from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
 from abupdate.release.signature import TrustFiles
+from abupdate.release.tag import LAST_SECOND
 from abupdate.update.records import replace_file
 
 _MAX_SMALL_FILE = 64 * 1024
@@ -46,8 +47,12 @@ def remember_signature(paths: Paths, tagger_time: int) -> None:
 
 def floor(paths: Paths) -> Version | None:
     """The lowest version that may be installed, None when nothing set one yet."""
-    text = _read_small(paths.state / "trust" / "floor")
-    return Version.parse(text) if text else None
+    path = paths.state / "trust" / "floor"
+    text = _read_small(path)
+    try:
+        return Version.parse(text) if text else None
+    except UsageError as error:
+        raise _rotten(path, "a version", text) from error
 
 
 def raise_floor(paths: Paths, version: Version) -> None:
@@ -107,8 +112,21 @@ def check_step(
 
 
 def _newest(paths: Paths) -> int:
-    text = _read_small(paths.state / "trust" / "newest")
-    return int(text) if text.isdigit() else 0
+    path = paths.state / "trust" / "newest"
+    text = _read_small(path)
+    if not text:
+        return 0
+    if not text.isdecimal() or int(text) > LAST_SECOND:
+        raise _rotten(path, "seconds since 1970", text)
+    return int(text)
+
+
+def _rotten(path: Path, wanted: str, text: str) -> DeviceFaultError:
+    return DeviceFaultError(
+        f"{path} should hold {wanted}, found {text[:80]!r}: the disk does not keep what it holds.",
+        "Without it nothing tells how old a release may be. Where you trust what you install, "
+        "remove the file.",
+    )
 
 
 def _running_release(paths: Paths) -> ReleaseToml | None:

@@ -137,7 +137,7 @@ def _healthy(
     """Refill the countdown; then look after the last install, now that this slot is sound."""
     assert booted.slot is not None
     healthy = boot.healthy(state, booted.slot, settings.boot.tries, settings.boot.limit)
-    write_judged(machine, state, healthy, events)
+    write_judged(machine, state, healthy, "It is noted as healthy", events)
     settle(machine, healthy, events)
     again = rearm_interrupted(machine, healthy, booted, events)
     text = f"Slot {booted.slot} is healthy."

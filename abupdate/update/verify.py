@@ -11,6 +11,7 @@ from abupdate.events import Events
 from abupdate.store.content import open_commit
 from abupdate.store.verify import compare, describe
 from abupdate.update.job import job
+from abupdate.update.records import SlotState
 from abupdate.update.slots import Machine, require_root
 
 _READ_OPTIONS = "ro,nosuid,nodev,noexec,noatime"
@@ -39,10 +40,12 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
             raise RefusedError("This is rescue: say which slot to verify, A or B.")
         partition = booted.disk.slot(wanted)
         record = machine.records.slot(wanted)
-        if record is None or partition.label != wanted.label:
+        complete = record is not None and record.state == SlotState.CLEAN
+        if record is None or not complete or partition.label != wanted.label:
+            found = "no record" if record is None else f"the record '{record.state}'"
             raise RefusedError(
                 f"Slot {wanted} should hold a complete release, found the label "
-                f"'{partition.label}' and {'a' if record else 'no'} record of what it holds.",
+                f"'{partition.label}' and {found} of what it holds.",
                 "Install a release into it first.",
             )
         outputs = machine.records.outputs(record)

@@ -205,6 +205,7 @@ class Userland:
             return True
 
         return SimpleNamespace(
+            refuse_if_in_use=nothing,
             relabel=relabel,
             read_superblock=superblock,
             repair=sound,

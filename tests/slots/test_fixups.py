@@ -338,3 +338,23 @@ def test_stopped_in_a_fixup_nothing_goes_on(device: Device, number: int) -> None
     assert device.state().trial == "x"
     assert device.run("install", device.top / "2.bundle") == 0
     assert device.run("verify", "B") == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [("dd of=/etc/out bs=1 count=0 seek=200M", "is more than 64 MiB in all"),
+     ("dd of=/etc/out bs=1 count=0 seek=4T", "is more than 64 MiB in all"),
+     ("dd of=/usr/bin/out bs=1 count=0 seek=4T", "is more than 64 MiB in all"),
+     ("touch -d 2500-01-01 /etc/out", "has a time that a slot cannot hold"),
+     ("mkdir -p /lost+found; echo x > /lost+found/x", "lost+found was written")],
+)  # fmt: skip
+def test_what_no_slot_takes(
+    device: Device, capsys: pytest.CaptureFixture[str], script: str, says: str
+) -> None:
+    """Holes count, and nothing so large is read."""
+    bundle = make_fixed(device, {"1": script}, ["etc/out"])
+    began = time.monotonic()
+    capsys.readouterr()
+    assert device.run("install", bundle) == 7
+    assert time.monotonic() - began < 30
+    assert says in capsys.readouterr().err

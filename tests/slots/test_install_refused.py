@@ -231,6 +231,7 @@ def _another_kind(tree: Tree) -> None:
     tree["usr/bin/su"] = ("120000", tree["usr/bin/su"][1])
 
 
+@pytest.mark.parametrize("proven", [False, True])
 @pytest.mark.parametrize(
     ("version", "forge"),
     [("20", _a_file_more), ("21", _a_file_less), ("22", _another_kind)],
@@ -240,8 +241,15 @@ def test_a_manifest_that_disagrees_with_its_tree_is_refused_before_the_first_wri
     capsys: pytest.CaptureFixture[str],
     version: str,
     forge: Callable[[Tree], None],
+    proven: bool,
 ) -> None:
-    bundle = forged_release(device, version, forge)
+    """Also when the plan begins from what the slot is known to hold."""
+    if proven:
+        assert device.run("install", device.top / "2.bundle") == 0
+        assert device.run("reject") == 0
+    bundle = device.top / f"{version}.bundle"
+    if not bundle.exists():
+        bundle = forged_release(device, version, forge)
     before = snapshot(device)
     capsys.readouterr()
     assert device.run("install", bundle) == 6

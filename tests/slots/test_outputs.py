@@ -107,7 +107,7 @@ def test_a_slot_with_outputs_equals_what_is_kept_and_the_next_release_fits_over_
                 disturb(root, marks)
                 build(root, plain(fixed))
                 expected = seen_by(root)
-            seen = look(upper, bench.slot, lambda path: path != b"")
+            seen = look(upper, bench.slot, lambda path: path != b"", 64 << 20)
             assert seen.refused == {}
             outputs = parse_outputs(seen.outputs.text)
             take(outputs, upper, bench.slot, plan)

@@ -150,7 +150,7 @@ def test_the_text_is_short_or_full(published: Publish, capsys: Capture) -> None:
     assert text.startswith("release   1 -> 2 for gw\npackages  4\n            curl 7.88 -> 7.89\n")
     assert "          + boot/vmlinuz-6.2\n" in text
     assert "usr/share/9" not in text
-    assert "          and 17 more (--full)\n" in text
+    assert "          and 16 more (--full)\n" in text
     assert "to write  0.0 MB in 33 files\n" in text
     text = told(capsys, "--full")
     assert "          : usr/bin/tool\n" in text

@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from abupdate.events import Events
@@ -29,7 +30,9 @@ def plan_for_slot(target: Path, content: CommitContent, events: Events) -> Plan:
     plan = Plan(content)
     with directories(target) as opened:
         audit = _Audit(plan, opened, events, os.statvfs(target))
-        return plan.take(audit.changes(content, target))
+        # Closed here, whatever happens: a folder that is open keeps the slot mounted.
+        with closing(walk(target, plan.checks.directories.__contains__)) as found:
+            return plan.take(audit.changes(content, found))
 
 
 class _Audit:
@@ -40,7 +43,6 @@ class _Audit:
     ) -> None:
         self._opened = opened
         self._events = events
-        self._folders = plan.checks.directories
         # Progress in bytes of what is there; how much of it is looked at nobody knows before.
         self._looked_at = 0
         self._total = (filesystem.f_blocks - filesystem.f_bfree) * filesystem.f_frsize
@@ -50,9 +52,8 @@ class _Audit:
         self._linked: dict[bytes, tuple[int, int]] = {}
         self._checks = plan.checks
 
-    def changes(self, content: CommitContent, target: Path) -> Iterator[Change]:
-        # A folder is looked into once the release was seen to have it.
-        found = walk(target, self._folders.__contains__)
+    def changes(self, content: CommitContent, found: Iterator[Found]) -> Iterator[Change]:
+        """`found`: a walk that looks into a folder once the release was seen to have it."""
         ahead = next(found, None)
         for wanted in content.changes(None, self._checks):
             assert wanted.new is not None

@@ -22,6 +22,7 @@ from abupdate.store.materialise.removal import remove
 from abupdate.store.outputs import MAX_OUTPUTS, Outputs, make_outputs
 from abupdate.store.paths import (
     CHUNK,
+    OF_THE_FILESYSTEM,
     Directories,
     Found,
     directories,
@@ -34,6 +35,8 @@ from abupdate.store.paths import (
     xattrs,
 )
 
+# What the inodes of an ext4 can say (kernel docs, ext4, inode timestamps), in nanoseconds.
+_EARLIEST, _LATEST = -(1 << 31) * 10**9, ((1 << 34) - (1 << 31) - 1) * 10**9
 _OPAQUE = (b"trusted.overlay.opaque", b"y")
 
 
@@ -60,20 +63,26 @@ def make_upper(upper: Path, slot: Path) -> None:
         set_metadata(entry._replace(xattrs=without_overlay(entry.xattrs)), *above.parent(b""))
 
 
-def look(upper: Path, slot: Path, declared: Callable[[bytes], bool]) -> Seen:
+def look(upper: Path, slot: Path, declared: Callable[[bytes], bool], space: int) -> Seen:
     """Compare the upper folder of an overlay with the slot below it.
 
     What is as it was, though written again, counts as not written, and so does
-    the time of a folder in which something else changed. Raises `DeviceFaultError`.
+    the time of a folder in which something else changed. `space`: bytes that all files
+    may have, holes counted (nothing larger is read). Raises `DeviceFaultError`.
     """
     with faults_named(slot), directories(upper) as above, directories(slot) as below:
-        looking = _Looking(above, below, slot)
+        looking = _Looking(above, below, slot, space)
         for path in walk(upper):
             looking.at(path)
+            if looking.left < 0:
+                looking.seen.refused[path.path] = f"is more than {space >> 20} MiB in all"
+                break
             if len(looking.seen.found) > MAX_OUTPUTS:
                 looking.seen.refused[path.path] = f"is one more than {MAX_OUTPUTS} paths"
                 break
     seen = looking.seen
+    if os.path.lexists(upper / os.fsdecode(OF_THE_FILESYSTEM)):
+        seen.refused[OF_THE_FILESYSTEM] = "was written"
     for place, entry in seen.found.items():
         if place == b"" or not declared(place):
             seen.refused[place] = "was removed" if entry is None else "was written"
@@ -81,8 +90,9 @@ def look(upper: Path, slot: Path, declared: Callable[[bytes], bool]) -> Seen:
 
 
 class _Looking:
-    def __init__(self, above: Directories, below: Directories, slot: Path) -> None:
+    def __init__(self, above: Directories, below: Directories, slot: Path, space: int) -> None:
         self.seen = Seen()
+        self.left = space
         self._above, self._below, self._slot = above, below, slot
         self._new_folders: set[bytes] = set()
 
@@ -98,6 +108,13 @@ class _Looking:
         if path.kind not in (Kind.DIR, Kind.FILE, Kind.LINK, Kind.FIFO):
             seen.refused[path.path] = "is a socket or a device"
             return
+        if not _EARLIEST <= path.status.st_mtime_ns <= _LATEST:
+            seen.refused[path.path] = "has a time that a slot cannot hold"
+            return
+        if path.kind is Kind.FILE:
+            self.left -= path.status.st_size
+            if self.left < 0:
+                return
         entry = self._entry(path, self._above)
         if path.kind is Kind.DIR:
             merged = was is not None and was.kind is Kind.DIR and not self._opaque(path.path)
