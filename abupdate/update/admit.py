@@ -24,7 +24,7 @@ from abupdate.release.signature import Verified
 from abupdate.release.signature import verify as verify_signature
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import trust
-from abupdate.update.slots import Machine
+from abupdate.update.slots import Machine, require_store
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def examined(
 
     Raises `SourceError`, `NotTrustedError`.
     """
+    require_store(machine)
     trusted = trust.trust_files(machine.paths)
     trusted.require_keys()
     with _opened(machine, source, settings, events) as candidate:

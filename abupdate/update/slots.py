@@ -147,6 +147,16 @@ def this_machine() -> Machine:
     return Machine(sandbox=Sandbox(STORE_USER))
 
 
+def require_store(machine: Machine) -> None:
+    """Raise `RefusedError` where there is no store."""
+    store = machine.paths.state / "store.git"
+    if not store.is_dir():
+        raise RefusedError(
+            f"The store should be at {store}, and is not.",
+            f"Is the data partition mounted? `findmnt {machine.paths.data}` tells.",
+        )
+
+
 def require_root() -> None:
     """Raise `RefusedError` unless this process is root."""
     if os.geteuid() != 0:

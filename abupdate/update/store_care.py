@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from abupdate.disk.layout import Slot
-from abupdate.errors import AbupdateError, ContentDiffersError, ProgramError, RefusedError
+from abupdate.errors import AbupdateError, ContentDiffersError, ProgramError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.release.metadata import Version
@@ -20,7 +20,7 @@ from abupdate.store.content import open_commit
 from abupdate.store.repository import Repository
 from abupdate.update.job import job
 from abupdate.update.records import HistoryEntry, now
-from abupdate.update.slots import Machine, attempt_note, require_root
+from abupdate.update.slots import Machine, attempt_note, require_root, require_store
 
 # More packs than that make each look into the store slower.
 MAX_PACKS = 8
@@ -52,7 +52,7 @@ class Pruned:
 
 def contents(machine: Machine, keep: int) -> list[Stored]:
     """The releases of the store, the highest version first. Nothing is verified."""
-    _require_store(machine)
+    require_store(machine)
     found = sorted(_tags(machine.store()), key=lambda one: one[0], reverse=True)
     wanted = _wanted(machine)
     listed, more = [], keep
@@ -159,12 +159,3 @@ def _tags(store: Repository) -> Iterator[tuple[Version, SignedTag | None]]:
                 yield version, parse_tag(reader.read(oid, "tag", MAX_TAG), version)
         except AbupdateError:
             yield version, None
-
-
-def _require_store(machine: Machine) -> None:
-    store = machine.paths.state / "store.git"
-    if not store.is_dir():
-        raise RefusedError(
-            f"The store should be at {store}, and is not.",
-            f"Is the data partition mounted? `findmnt {machine.paths.data}` tells.",
-        )

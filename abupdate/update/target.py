@@ -14,7 +14,7 @@ from abupdate.disk.filesystem import mounts, refuse_if_in_use, takes_writes
 from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import RefusedError
 from abupdate.run import PACKAGES, require_programs
-from abupdate.update.slots import Booted, Machine, other_partition
+from abupdate.update.slots import Booted, Machine, other_partition, require_store
 
 _SYSFS = Path("/sys/dev/block")
 
@@ -45,11 +45,7 @@ def _refuse_unwritable(machine: Machine, partition: Partition) -> None:
     esp = next((entry for entry in reversed(mounts()) if entry.target == str(paths.esp)), None)
     if esp is not None and write_protected(esp.device_number):
         raise _unwritable(f"the device of the boot partition, which is mounted at {paths.esp},")
-    if not (paths.state / "store.git").is_dir():
-        raise RefusedError(
-            f"The store should be at {paths.state}/store.git, and is not.",
-            f"Is the data partition mounted? `findmnt {paths.data}` tells.",
-        )
+    require_store(machine)
     if os.statvfs(paths.state).f_flag & os.ST_RDONLY:
         raise RefusedError(
             f"Not a writable boot medium: {paths.state} is read-only.",

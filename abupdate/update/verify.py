@@ -12,7 +12,7 @@ from abupdate.store.content import open_commit
 from abupdate.store.verify import compare, describe
 from abupdate.update.job import job
 from abupdate.update.records import SlotState
-from abupdate.update.slots import Machine, require_root
+from abupdate.update.slots import Machine, require_root, require_store
 
 _READ_OPTIONS = "ro,nosuid,nodev,noexec,noatime"
 
@@ -33,6 +33,7 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
     when the slot holds nothing complete.
     """
     require_root()
+    require_store(machine)
     with job(machine.paths.runtime, "verify"):
         booted = machine.booted()
         wanted = slot or booted.slot

@@ -255,3 +255,16 @@ def test_a_stored_release_clears_what_a_killed_install_left(device: Device) -> N
     assert list((device.paths.state / "spool").iterdir()) != []
     assert device.run("install", "--retry-failed", "release/2") == 0
     assert list((device.paths.state / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("info", "release/1"), ("verify", "A"), ("store", "list")])
+def test_without_a_store(device: Device, capsys: Capture, words: tuple[str, ...]) -> None:
+    store = device.paths.state / "store.git"
+    store.rename(store.with_name("away.git"))
+    try:
+        assert device.run(*words) == 7
+    finally:
+        store.with_name("away.git").rename(store)
+    said = capsys.readouterr().err
+    assert "The store should be at" in said
+    assert "findmnt" in said
