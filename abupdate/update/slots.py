@@ -193,7 +193,12 @@ def write_state(
     try:
         machine.grubenv().write(state)
     except AbupdateError as error:
-        if machine.grubenv().read().state == state:  # the second copy alone was not written
+        found = machine.grubenv().read().state
+        if found is None:
+            so = f"{done[0].lower()}{done[1:]}"
+            error.message += f" Neither copy can be read back; it may be that {so} all the same."
+            error.hint = f"{error.hint or ''} `abupdate status` tells after a reboot.".strip()
+        elif found == state:  # the second copy alone was not written
             error.message += f" {done} all the same."
             error.hint = f"{error.hint or ''} {undo}".strip() or None
             then()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from abupdate.boot import grubenv
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from tests.slots.apart import run_apart, start_apart
@@ -160,6 +162,25 @@ def test_when_the_second_copy_fails_it_is_told_what_is_so(
     assert says in capsys.readouterr().err
     shutil.rmtree(backup)
     assert event in (None, device.machine.records.history()[-1].event)
+
+
+def test_when_nothing_can_be_read_back_it_is_said(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def broken(path: Path, limit: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    assert device.run("install", "--no-arm", device.top / "2.bundle") == 0
+    at(
+        monkeypatch,
+        "state-primary-written",
+        lambda: monkeypatch.setattr(grubenv, "read_from_disk", broken),
+    )
+    capsys.readouterr()
+    assert device.run("arm") == 11
+    assert "it may be that slot B is armed all the same." in capsys.readouterr().err
+    monkeypatch.undo()
+    assert device.state().trial == "B"
 
 
 def test_a_rollback_with_nothing_noted_is_one(
