@@ -36,7 +36,7 @@ _FILES = "/data/state/soak"
 # The longest time after the first sign of a phase that the power goes, in seconds.
 _PHASES = {"install": 70.0, "shutdown": 8.0, "GRUB": 6.0, "start": 30.0, "check": 40.0}
 _NEXT_BOOT = 45.0
-_UNCUT = 0.2
+_UNCUT = 0.1
 _AGAIN = 0.4
 _VERIFIED = 0.2
 _SIGN_SECONDS = 240.0
