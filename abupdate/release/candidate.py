@@ -6,7 +6,6 @@ It came in a bundle (`bundle.receive`), or an earlier install left it in the sto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from typing import Self
@@ -16,6 +15,7 @@ from abupdate.release.metadata import Version
 from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError
 from abupdate.store.repository import Repository
 
+_PREFIX = "refs/tags/release/"
 _SHOWN = 5
 
 
@@ -72,8 +72,7 @@ def stored(store: Repository, version: Version) -> Candidate:
     """A release that the store has. Raises `SourceError` where it has not."""
     tag_oid = store.resolve(version.ref)
     if tag_oid is None:
-        prefix = "refs/tags/release/"
-        kept = sorted(_versions(ref.removeprefix(prefix) for ref in store.refs(prefix)))
+        kept = sorted(signed_releases(store))
         newest = ", ".join(str(one) for one in kept[::-1][:_SHOWN]) or "none"
         raise SourceError(
             f"The store should have release {version}, found {newest}"
@@ -83,7 +82,10 @@ def stored(store: Repository, version: Version) -> Candidate:
     return Candidate(version, tag_oid, store)
 
 
-def _versions(texts: Iterable[str]) -> Iterator[Version]:
-    for text in texts:
+def signed_releases(repository: Repository) -> dict[Version, str]:
+    """Version → tag of every release, as refs tell; a ref that is no version is let be."""
+    found = {}
+    for ref, oid in repository.refs(_PREFIX).items():
         with suppress(UsageError):
-            yield Version(text)
+            found[Version(ref.removeprefix(_PREFIX))] = oid
+    return found

@@ -35,9 +35,6 @@ class Paths:
     changed: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return sum(map(len, (self.added, self.removed, self.changed, self.attributes)))
-
 
 @dataclass(frozen=True)
 class Difference:

@@ -23,6 +23,7 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.release.bundle import receive
+from abupdate.release.candidate import signed_releases
 from abupdate.release.fixups import fixups
 from abupdate.release.header import CountedSource, parse_header
 from abupdate.release.metadata import (
@@ -38,7 +39,6 @@ from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.repository import Repository
 
 _WAITING = "refs/abupdate/commits/"
-_SIGNED = "refs/tags/release/"
 _HEADER_LIMIT = 1024 * 1024
 
 
@@ -231,8 +231,7 @@ def check_bundle(
 def releases(repository: Repository) -> list[Listed]:
     """All releases, the highest version first. Signatures are not verified."""
     found = []
-    for ref, tag_oid in repository.refs(_SIGNED).items():
-        version = Version(ref[len(_SIGNED) :])
+    for version, tag_oid in signed_releases(repository).items():
         tag = _tag(repository, version, tag_oid)
         found.append(Listed(version, tag.commit, tag))
     signed = {listed.version for listed in found}

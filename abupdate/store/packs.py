@@ -7,7 +7,8 @@ else writes, so whatever is half done is nobody's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from abupdate.store.repository import Repository
 
 _REPACK_SECONDS = 3 * 3600.0
 _ROOM = 16 << 20
+_NAME = re.compile(rb"(?:[0-9a-f]{40}|[0-9a-f]{64})\s*")
 # A pack that lost its .idx first is none: git finds a pack by that file.
 _ORDER = (".idx", ".rev", ".pack")
 
@@ -38,19 +40,27 @@ def count(repository: Repository) -> Packs:
 
 
 def clear_leftovers(repository: Repository) -> list[str]:
-    """Remove locks and temporary files that a killed git left; their names."""
+    """Remove locks and temporary files that a killed git left, and refs that name nothing.
+
+    Their names.
+    """
     top = repository.path
     left = sorted(
         str(path.relative_to(top))
-        for path in [*top.glob("*.lock"), *top.rglob("refs/**/*.lock"), *_temporary(top)]
+        for path in [
+            *top.glob("*.lock"),
+            *top.rglob("refs/**/*.lock"),
+            *_temporary(top),
+            *_torn(top),
+        ]
     )
     if left:
         repository.as_owner("rm", "-rf", "--", *(top / name for name in left))
     return left
 
 
-def repack(repository: Repository) -> None:
-    """Make one pack of all that refs reach, and drop the rest.
+def repack(repository: Repository, commits: Sequence[str] = ()) -> None:
+    """Make one pack of all that refs and these commits reach, and drop the rest.
 
     The old packs go once the new one is on the disk: whenever the power goes, each
     object is in one of them. Deltas are taken over as they are. Raises `NoSpaceError`
@@ -69,7 +79,7 @@ def repack(repository: Repository) -> None:
     folder = repository.path / "objects" / "pack"
     written = repository.git(
         "pack-objects", "--all", "--quiet", "--delta-base-offset", "--window=0", folder / "pack",
-        stdin=b"", timeout=_REPACK_SECONDS,
+        stdin="".join(f"{commit}\n" for commit in commits).encode(), timeout=_REPACK_SECONDS,
     )  # fmt: skip
     # Named by what it holds: it may be one of the old ones.
     name = f"pack-{written.stdout.decode().strip()}"
@@ -85,6 +95,13 @@ def repack(repository: Repository) -> None:
 def _files(repository: Repository) -> Iterator[Path]:
     for path in sorted((repository.path / "objects" / "pack").glob("pack-*")):
         if path.suffix in _ORDER:
+            yield path
+
+
+def _torn(top: Path) -> Iterator[Path]:
+    """Refs whose bytes were lost: no object can be packed while there is one."""
+    for path in (top / "refs").rglob("*"):
+        if path.is_file() and path.suffix != ".lock" and not _NAME.fullmatch(path.read_bytes()):
             yield path
 
 

@@ -26,12 +26,11 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.store.content import open_commit, read_blobs
+from abupdate.store.content import open_commit
 from abupdate.store.materialise.apply import SlotDiffersError, Written, apply
 from abupdate.store.materialise.audit import plan_for_slot
 from abupdate.store.materialise.plan import Plan
 from abupdate.store.outputs import NOTHING, Outputs
-from abupdate.store.repository import Repository
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import arming, etc
 from abupdate.update.admit import Examined, Release, Source, admit
@@ -39,6 +38,7 @@ from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
 from abupdate.update.prepare import (
     Prepared,
+    check_files,
     prepare,
     proven_base,
     refuse_failed,
@@ -108,7 +108,7 @@ def install(
                 work.prepared = prepare(machine, slot, partition, content, repository)
             if not found.candidate.checked:
                 with events.step("check-store", "Check its files in the store"):
-                    _check_files(repository, work.prepared.plan, events)
+                    check_files(repository, work.prepared.plan, events)
 
         release = admit(machine, source, settings, accept, events, allow_downgrade=allow_downgrade)
         refuse_running(machine, booted, release.commit)
@@ -190,19 +190,6 @@ def _write(work: _Work, release: Release, hooks: Hooks, full_verify: bool) -> Wr
         _record_slot(machine, slot, SlotState.CLEAN, release, device, work.outputs)
         failpoint("slot-recorded")
     return written
-
-
-def _check_files(repository: Repository, plan: Plan, events: Events) -> None:
-    """Hash what a plan will write while nothing is written yet: a store may have rotten.
-
-    Raises `NotTrustedError`, `DeviceFaultError`.
-    """
-    files, done = plan.files, 0
-    wanted = ((files[index], files.oid(index)) for index in range(len(files)))
-    with repository.reader() as reader:
-        for _, chunks in read_blobs(reader, wanted):
-            done += sum(len(chunk) for chunk in chunks)
-            events.progress(done, plan.size)
 
 
 def _record_intent(machine: Machine, booted: Booted, slot: Slot, release: Release) -> None:

@@ -14,8 +14,9 @@ from abupdate.errors import (
     NotTrustedError,
     RefusedError,
 )
+from abupdate.events import Events
 from abupdate.release.fixups import fixups
-from abupdate.store.content import CommitContent, open_commit
+from abupdate.store.content import CommitContent, open_commit, read_blobs
 from abupdate.store.manifest import Kind
 from abupdate.store.materialise.plan import Plan, plan_from
 from abupdate.store.outputs import Outputs
@@ -76,6 +77,19 @@ def prepare(
         # audited. Where the new one is at fault, this tells. git may have ended: a new one.
         with open_commit(repository, content.commit, content.manifest_sha256) as again:
             return Prepared(need, plan_from(None, again), proven=False)
+
+
+def check_files(repository: Repository, plan: Plan, events: Events) -> None:
+    """Hash what a plan will write while nothing is written yet: a store may have rotten.
+
+    Raises `NotTrustedError`, `DeviceFaultError`.
+    """
+    files, done = plan.files, 0
+    wanted = ((files[index], files.oid(index)) for index in range(len(files)))
+    with repository.reader() as reader:
+        for _, chunks in read_blobs(reader, wanted):
+            done += sum(len(chunk) for chunk in chunks)
+            events.progress(done, plan.size)
 
 
 def refuse_running(machine: Machine, booted: Booted, commit: str) -> None:

@@ -13,6 +13,7 @@ from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError, ContentDiffersError, ProgramError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
+from abupdate.release.candidate import signed_releases
 from abupdate.release.metadata import Version
 from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
 from abupdate.store import packs
@@ -24,7 +25,6 @@ from abupdate.update.slots import Machine, attempt_note, require_root, require_s
 
 # More packs than that make each look into the store slower.
 MAX_PACKS = 8
-_RELEASES = "refs/tags/release/"
 _FSCK_SECONDS = 3 * 3600.0
 
 
@@ -57,7 +57,8 @@ def contents(machine: Machine, keep: int) -> list[Stored]:
     wanted = _wanted(machine)
     listed, more = [], keep
     for version, tag in found:
-        reasons = wanted.get(tag.commit, ()) if tag is not None else ()
+        # By its version where its tag is damaged: what a slot holds stays.
+        reasons = wanted.get(tag.commit if tag is not None else str(version), ())
         if not reasons and tag is not None and more > 0:
             more -= 1
             reasons = ("store.keep",)
@@ -125,7 +126,10 @@ def prune(machine: Machine, keep: int, events: Events) -> Pruned:
                 store.delete_ref(Version(release).ref)
             failpoint("refs-dropped")
             if (store.path / _PENDING).exists() or before.count > MAX_PACKS:
-                packs.repack(store)
+                # Also what no ref tells any more, for a slot holds it.
+                packs.repack(
+                    store, [name for name in _wanted(machine) if store.kind(name) == "commit"]
+                )
                 failpoint("repacked")
                 store.as_owner("rm", "-f", "--", store.path / _PENDING)
         done = Pruned(tuple(dropped), before, packs.count(store))
@@ -139,12 +143,13 @@ _PENDING = "abupdate-prune"
 
 
 def _wanted(machine: Machine) -> dict[str, tuple[str, ...]]:
-    """Commit → what wants it."""
+    """Commit, and the version that it has on record → what wants it."""
     wanted: dict[str, tuple[str, ...]] = {}
     for slot in Slot:
         record = machine.records.slot(slot)
         if record is not None:
-            wanted[record.commit] = (*wanted.get(record.commit, ()), f"slot {slot}")
+            for name in (record.commit, record.release):
+                wanted[name] = (*wanted.get(name, ()), f"slot {slot}")
     intent = machine.records.intent()
     if intent is not None and intent.outcome is None and intent.commit not in wanted:
         wanted[intent.commit] = ("the last install",)
@@ -152,8 +157,7 @@ def _wanted(machine: Machine) -> dict[str, tuple[str, ...]]:
 
 
 def _tags(store: Repository) -> Iterator[tuple[Version, SignedTag | None]]:
-    for ref, oid in store.refs(_RELEASES).items():
-        version = Version(ref.removeprefix(_RELEASES))
+    for version, oid in signed_releases(store).items():
         try:
             with store.reader() as reader:
                 yield version, parse_tag(reader.read(oid, "tag", MAX_TAG), version)

@@ -82,6 +82,19 @@ def test_what_an_unfinished_install_wants_stays(device: Device, capsys: Capture)
     assert kept(device, capsys)["1"] == ["the last install"]
 
 
+@pytest.mark.parametrize("content", ["", "{commit}"])
+def test_what_a_slot_holds_stays_though_its_ref_rots(device: Device, content: str) -> None:
+    """The ref names nothing, or what is no tag."""
+    refs = device.paths.state / "store.git/refs/tags/release"
+    held, running = (device.machine.records.slot(slot) for slot in (Slot.B, Slot.A))
+    assert held is not None
+    assert running is not None
+    (refs / "2").write_text(content.format(commit=held.commit))
+    (refs / "2_old").write_text(running.commit)
+    assert device.run("store", "prune") == 0
+    assert device.run("verify", "B") == 0
+
+
 @pytest.mark.parametrize("point", ["refs-dropped", "packed", "repacked"])
 def test_cut_in_the_middle_and_done_again(device: Device, capsys: Capture, point: str) -> None:
     before = packs.count(device.machine.store())
