@@ -134,6 +134,33 @@ class HooksSection(_Section):
     )
 
 
+class TrustSection(_Section):
+    """[trust]: what it takes to be believed."""
+
+    min_signers: int = Field(default=1, ge=1, le=9, description="Signers that a release must have.")
+
+
+class SourceSection(_Section):
+    """[source]: how releases are fetched."""
+
+    retries: int = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        description="How often one that broke off is asked for again before a byte more has come.",
+    )
+    stall: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="Seconds after which a server that sends next to nothing is given up.",
+    )
+    rate_limit: int = Field(
+        default=0, ge=0, description="Bytes a second that are fetched at most; 0 = no limit."
+    )
+    proxy: str = Field(default="", description="Proxy, such as http://host:3128; none by default.")
+
+
 class StoreSection(_Section):
     """[store]: the git repository on data."""
 
@@ -157,6 +184,8 @@ class Settings(_Section):
     health: HealthSection = HealthSection()
     install: InstallSection = InstallSection()
     hooks: HooksSection = HooksSection()
+    trust: TrustSection = TrustSection()
+    source: SourceSection = SourceSection()
     store: StoreSection = StoreSection()
 
 

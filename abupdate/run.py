@@ -42,6 +42,8 @@ PACKAGES = {
     "grub-editenv": "grub-common",
     "ssh-keygen": "openssh-client",
 }
+# And those that only some sources need.
+OPTIONAL_PACKAGES = {"curl": "curl", "ssh": "openssh-client"}
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -405,7 +407,8 @@ def _command(
     shown, words = _argv(argv, None), _argv(argv, sandbox)
     for program in (shown[0], *(("prlimit", "setpriv") if sandbox else ())):
         if shutil.which(program, path=SEARCH_PATH) is None:
-            where = f" (in Debian: {PACKAGES[program]})" if program in PACKAGES else ""
+            packages = {**PACKAGES, **OPTIONAL_PACKAGES}
+            where = f" (in Debian: {packages[program]})" if program in packages else ""
             raise ProgramError(
                 shown,
                 None,

@@ -113,7 +113,7 @@ def _store(path: Path, tars: dict[str, Path]) -> None:
             captured = capture(tar, publisher, lambda _: b"format = 1\n", Events(), subject=which)
             pack = Path(name) / "pack"
             with pack.open("wb") as out:
-                publisher.pack(captured.commit, captured.commit, out, list(commits.values()))
+                publisher.pack([], captured.commit, out, list(commits.values()))
             with pack.open("rb") as stream:
                 device.index_pack(stream, _LARGE)
             commits[which] = captured.commit

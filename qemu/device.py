@@ -22,9 +22,10 @@ from abupdate.boot.state import provision
 from abupdate.config import BootSection
 from abupdate.disk.layout import DATA, RESCUE, Slot
 from abupdate.events import Events
-from abupdate.release.bundle import receive
-from abupdate.release.signature import Verified, verify
+from abupdate.release.bundle import Incoming
+from abupdate.release.signature import Verified
 from abupdate.release.signers import TrustFiles
+from abupdate.release.threshold import believe
 from abupdate.run import run
 from abupdate.store.content import open_commit
 from abupdate.store.materialise.apply import materialise
@@ -92,9 +93,12 @@ def _build(
 
 
 def _receive(bundle: Path, store: Repository, trust: TrustFiles) -> Received:
-    with bundle.open("rb") as file, receive(file, store, _MAX_BUNDLE, Events()) as received:
+    with (
+        bundle.open("rb") as file,
+        Incoming(file, store, _MAX_BUNDLE, Events()).receive() as received,
+    ):
         tag = received.tag_oid
-        verified = verify(received.raw_tag, received.version, trust, 0)
+        verified = believe(received.statement, trust, 0)
         received.join()
     # It belongs to root here; a device makes its own.
     shutil.rmtree(store.path.parent / "spool")

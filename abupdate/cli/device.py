@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from abupdate.cli.invocation import Json, machine_of, settings_of, systemctl
-from abupdate.errors import ExitCode, SourceError, UsageError
+from abupdate.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from abupdate.disk.layout import Slot
-    from abupdate.update.admit import Source
 
 
 class Verify(StrEnum):
@@ -32,8 +27,11 @@ class Verify(StrEnum):
     FULL = "full"
 
 
-_STORED = "release/"
-_SOURCE = "A bundle file, - for standard input, or release/VERSION for one in the store."
+_SOURCE = (
+    "A bundle file, - for standard input, http(s)://…, or release/VERSION for one in the store; "
+    "where there are several, the next one is asked when one does not give it."
+)
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE)]
 Context = typer.Context
 
 
@@ -65,7 +63,7 @@ def status(context: Context, as_json: Json = False) -> None:
 
 def install(
     context: Context,
-    source: Annotated[str, typer.Argument(help=_SOURCE)],
+    source: Sources,
     no_arm: Annotated[
         bool, typer.Option("--no-arm", help="Write and verify, but do not try it at the next boot.")
     ] = False,
@@ -108,21 +106,21 @@ def install(
     post-install.d) run isolated; when one fails, nothing is armed.
     """
     from abupdate.cli.show import terminal_events
+    from abupdate.source.name import parse_source
     from abupdate.update.install import install as run_install
 
-    if interactive and (source == "-" or not sys.stdin.isatty()):
+    if interactive and ("-" in source or not sys.stdin.isatty()):
         raise UsageError(
             "--interactive needs a terminal as standard input, found none.",
             "Run it in a terminal with a bundle file, or leave --interactive out.",
         )
     events = terminal_events(progress_fd)
     settings = settings_of(context)
-    with _opened(source) as stream:
-        done = run_install(
-            machine_of(context), stream, source, settings, events,
-            arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
-            retry_failed=retry_failed, allow_downgrade=allow_downgrade, interactive=interactive,
-        )  # fmt: skip
+    done = run_install(
+        machine_of(context), [parse_source(text) for text in source], settings, events,
+        arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
+        retry_failed=retry_failed, allow_downgrade=allow_downgrade, interactive=interactive,
+    )  # fmt: skip
     if not done.armed:
         print(f"Release {done.release} is in slot {done.slot}; `abupdate arm` lets GRUB try it.")
         return
@@ -135,16 +133,17 @@ def install(
 
 def info(
     context: Context,
-    source: Annotated[str, typer.Argument(help=_SOURCE)],
+    source: Sources,
     as_json: Json = False,
 ) -> None:
     """Who signed a release, what is in it, and what an install would do; nothing is changed."""
     from abupdate.cli.show import info_text, terminal_events
+    from abupdate.source.name import parse_source
     from abupdate.update.info import inspect
 
     events = terminal_events()
-    with _opened(source) as stream:
-        found = inspect(machine_of(context), stream, settings_of(context), events)
+    sources = [parse_source(text) for text in source]
+    found = inspect(machine_of(context), sources, settings_of(context), events)
     print(json.dumps(asdict(found), indent=2) if as_json else info_text(found))
 
 
@@ -248,29 +247,3 @@ def _slot(name: str | None) -> Slot | None:
     if name not in ("A", "B"):
         raise typer.BadParameter(f"a slot is A or B, not {name!r}")
     return Slot(name)
-
-
-@contextmanager
-def _opened(source: str) -> Iterator[Source]:
-    if source.startswith(_STORED):
-        from abupdate.release.metadata import Version
-
-        try:
-            yield Version.parse(source.removeprefix(_STORED))
-        except UsageError as error:
-            if Path(source).is_file():
-                error.hint = f"The file of that name is given as ./{source}"
-            raise
-        return
-    if source == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = Path(source).open("rb")  # noqa: SIM115 - closed below; only the opening is caught
-    except OSError as error:
-        raise SourceError(
-            f"A bundle should be readable at {source}: {error.strerror}.",
-            "Give the path of a bundle file, - for standard input, or release/VERSION.",
-        ) from error
-    with stream:
-        yield stream

@@ -1,8 +1,9 @@
 """Bundles: one file that carries a release, out of a repository and into a store.
 
-Taking one in is three acts, so that signature and policy can stand between
-them: `receive` fills a quarantine, `Received.join` makes its release part of the
-store, `Received.discard` leaves no trace. Format: docs/release-format.md.
+Taking one in is four acts, so that signature and policy can stand between them:
+`Incoming` has read its first kilobytes, `Incoming.receive` fills a quarantine,
+`Received.join` makes its release part of the store, `Received.discard` leaves no
+trace. Format: docs/release-format.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from abupdate.errors import RefusedError, SourceError, UsageError
 from abupdate.events import Events
-from abupdate.release.candidate import Candidate
+from abupdate.release.candidate import Candidate, Statement, cosignatures
 from abupdate.release.header import (
     BundleHeader,
     CountedSource,
@@ -23,14 +24,17 @@ from abupdate.release.header import (
     parse_header,
 )
 from abupdate.release.metadata import Version
+from abupdate.release.packstart import tags_at_start
 from abupdate.release.quarantine import migrate, open_quarantine
 from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.store.repository import Readable, Repository
 
-__all__ = ["BundleHeader", "Received", "create", "parse_header", "receive"]
+__all__ = ["BundleHeader", "Incoming", "Received", "create", "parse_header"]
 
 _SIGNATURE = b"# v"
 _ROOM = 64 * 1024 * 1024
+# Where a release's tags are looked for, before all else has come.
+_LOOKS = (4096, 16384, 65536)
 
 
 def create(
@@ -48,14 +52,18 @@ def create(
         if older == version:
             raise UsageError(f"A delta from {version} to itself would be empty.")
         needed.append((_signed(repository, older)[1], older.tag))
-    header = BundleHeader(repository.object_format, version, tag_oid, tuple(needed))
+    cosigned = cosignatures(repository, version)
+    header = BundleHeader(
+        repository.object_format, version, tag_oid, tuple(needed), tuple(cosigned.items())
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(format_header(header))
             file.flush()
-            repository.pack(tag_oid, commit, file, [oid for oid, _ in needed])
+            tags = [tag_oid, *cosigned.values()]
+            repository.pack(tags, commit, file, [oid for oid, _ in needed])
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         Path(name).rename(out)
@@ -97,7 +105,7 @@ class Received(Candidate):
     checked = True
 
     def __init__(self, header: BundleHeader, quarantine: Repository, store: Repository) -> None:
-        super().__init__(header.version, header.tag_oid, quarantine)
+        super().__init__(header.version, header.tag_oid, quarantine, dict(header.cosigned))
         self.needs = tuple(comment or oid for oid, comment in header.prerequisites)
         self._store = store
 
@@ -118,57 +126,97 @@ class Received(Candidate):
         migrate(self.repository, self._store)
         if present is None:
             self._store.set_ref(self.version.ref, self.tag_oid, alone=True)
+        for signer, oid in self.cosigned.items():
+            self._store.set_ref(f"{self.version.ref}+{signer}", oid, alone=True)
 
     def discard(self) -> None:
         """Delete the quarantine; once or more often."""
         self._store.as_owner("rm", "-rf", "--", self.repository.path)
 
 
-def receive(
-    source: Readable,
-    store: Repository,
-    max_bytes: int,
-    events: Events,
-    total: int | None = None,
-) -> Received:
-    """Read a bundle into a quarantine beside `store`.
+class Incoming:
+    """A bundle of which the first kilobytes were read.
 
-    `source` need not be seekable; `max_bytes` bounds what is read of it, `total`
-    is its size where known, for progress. Raises `SourceError` when it is not a
-    whole bundle of one release that this store can take; nothing is left then.
+    `statement`: what its signers say, where that stands at its beginning, as it does in
+    all bundles of ours; None where the whole of it has to be read first.
     """
-    counted = CountedSource(source, max_bytes, events, total)
-    header = parse_header(counted)
-    if header.object_format != store.object_format:
-        raise SourceError(
-            f"The bundle is made of {header.object_format} objects, "
-            f"this store of {store.object_format} ones.",
-            "Get the bundle that was made for this device.",
-        )
-    for oid, comment in header.prerequisites:
-        if store.kind(oid) != "commit":
+
+    def __init__(
+        self,
+        source: Readable,
+        store: Repository,
+        max_bytes: int,
+        events: Events,
+        total: int | None = None,
+    ) -> None:
+        """Read its beginning, and refuse what this store cannot take.
+
+        `source` need not be seekable; `max_bytes` bounds what is read of it, `total` is its
+        size where known, for progress. Raises `SourceError`.
+        """
+        self._store = store
+        self._max_bytes = max_bytes
+        self._source = CountedSource(source, max_bytes, events, total)
+        self.header = parse_header(self._source)
+        self.version = self.header.version
+        self._refuse_unfit()
+        self.statement = self._first_look()
+
+    def _refuse_unfit(self) -> None:
+        header, store = self.header, self._store
+        if header.object_format != store.object_format:
             raise SourceError(
-                f"The bundle is a delta to {comment or 'a release'} (commit {oid}), "
-                "which is not in the store.",
-                f"Take the full bundle of release {header.version}.",
+                f"The bundle is made of {header.object_format} objects, "
+                f"this store of {store.object_format} ones.",
+                "Get the bundle that was made for this device.",
             )
-    # Only a delta needs the store's objects to be taken in: where they are damaged, a full
-    # bundle must still be good.
-    delta = bool(header.prerequisites)
-    quarantine = open_quarantine(store, 2 * max_bytes + _ROOM, borrow=delta)
-    received = Received(header, quarantine, store)
-    try:
-        pack = _Pack(counted, header.object_format)
-        quarantine.index_pack(pack, max_bytes)
-        pack.check_end()
-        if not delta:
-            quarantine.borrow(store.path.absolute() / "objects")
-        received.transferred = counted.transferred
-        received.raw_tag  # noqa: B018 - read now, so that a bundle without its tag is refused here
-    except BaseException:
-        received.discard()
-        raise
-    return received
+        for oid, comment in header.prerequisites:
+            if store.kind(oid) != "commit":
+                raise SourceError(
+                    f"The bundle is a delta to {comment or 'a release'} (commit {oid}), "
+                    "which is not in the store.",
+                    f"Take the full bundle of release {header.version}.",
+                )
+
+    def _first_look(self) -> Statement | None:
+        wanted = {oid for _, oid in self.header.cosigned} | {self.header.tag_oid}
+        for size in _LOOKS:
+            data = self._source.peek(size)
+            tags = tags_at_start(data, self.header.object_format, wanted)
+            if len(tags) == len(wanted):
+                cosigned = {signer: tags[oid] for signer, oid in self.header.cosigned}
+                return Statement(self.version, tags[self.header.tag_oid], cosigned)
+            if len(data) < size:
+                break
+        return None
+
+    def receive(self) -> Received:
+        """Read the rest into a quarantine beside the store.
+
+        Raises `SourceError` when it is not a whole bundle; nothing is left then.
+        """
+        # Only a delta needs the store's objects to be taken in: where they are damaged, a full
+        # bundle must still be good.
+        delta = bool(self.header.prerequisites)
+        quarantine = open_quarantine(self._store, 2 * self._max_bytes + _ROOM, borrow=delta)
+        received = Received(self.header, quarantine, self._store)
+        try:
+            pack = _Pack(self._source, self.header.object_format)
+            quarantine.index_pack(pack, self._max_bytes)
+            pack.check_end()
+            if not delta:
+                quarantine.borrow(self._store.path.absolute() / "objects")
+            received.transferred = self._source.transferred
+            # Read now, so that a bundle without its tags is refused here.
+            if self.statement not in (None, received.statement):
+                raise SourceError(
+                    "The bundle holds two tags under one id.",
+                    "Get the release from another source.",
+                )
+        except BaseException:
+            received.discard()
+            raise
+        return received
 
 
 class _Pack:

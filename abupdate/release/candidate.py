@@ -6,54 +6,81 @@ It came in a bundle (`bundle.receive`), or an earlier install left it in the sto
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
 from abupdate.errors import SourceError, UsageError
 from abupdate.release.metadata import Version
-from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError
+from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError, is_cosigner, tag_name
 from abupdate.store.repository import Repository
 
 _PREFIX = "refs/tags/release/"
 _SHOWN = 5
 
 
+@dataclass(frozen=True)
+class Statement:
+    """What signers say of a release: its raw tag, and by name those of further signers."""
+
+    version: Version
+    tag: bytes
+    cosigned: Mapping[str, bytes] = field(default_factory=dict)
+
+
 class Candidate:
     """A release to be checked; here one that the store has. Use as a context.
 
-    Nothing of it is trusted: `raw_tag` is for `signature.verify`, `repository` for the
-    verified content. `needs`: releases or commits that it was a delta to; `transferred`:
-    bytes that were read to have it; `checked`: whether every object was hashed as it came.
+    Nothing of it is trusted: `statement` is for `threshold.believe`, `repository` for the
+    verified content. `cosigned`: further signers and the objects of their tags. `needs`:
+    releases or commits that it was a delta to; `transferred`: bytes that were read to have
+    it; `checked`: whether every object was hashed as it came.
     """
 
     transferred = 0
     checked = False
     needs: tuple[str, ...] = ()
 
-    def __init__(self, version: Version, tag_oid: str, repository: Repository) -> None:
+    def __init__(
+        self,
+        version: Version,
+        tag_oid: str,
+        repository: Repository,
+        cosigned: Mapping[str, str] | None = None,
+    ) -> None:
         self.version = version
         self.tag_oid = tag_oid
         self.repository = repository
+        self.cosigned = dict(cosigned or {})
 
     @cached_property
-    def raw_tag(self) -> bytes:
-        """The tag object, its id checked. Raises `TagRefusedError` when there is none."""
-        kind = self.repository.kind(self.tag_oid)
+    def statement(self) -> Statement:
+        """The tags, their ids checked. Raises `TagRefusedError` when there are none."""
+        return Statement(
+            self.version,
+            self._tag(self.tag_oid, None),
+            {signer: self._tag(oid, signer) for signer, oid in self.cosigned.items()},
+        )
+
+    def _tag(self, oid: str, cosigner: str | None) -> bytes:
+        kind = self.repository.kind(oid)
         if kind is None:
             raise SourceError(
-                f"The tag of release {self.version} should be object {self.tag_oid}, "
+                f"The tag of release {self.version} should be object {oid}, "
                 "and the repository does not hold it.",
                 "Get the bundle again from its source.",
             )
         if kind != "tag":
             raise TagRefusedError(
                 Reason.NO_SIGNATURE,
-                f"{self.version.tag} names a {kind} directly, without a signed tag.",
+                f"{tag_name(self.version, cosigner)} names a {kind} directly, "
+                "without a signed tag.",
                 "Sign the release with `abupdate publish sign`.",
             )
         with self.repository.reader() as reader:
-            return reader.read(self.tag_oid, "tag", MAX_TAG)
+            return reader.read(oid, "tag", MAX_TAG)
 
     def join(self) -> None:
         """Make the release part of the store, on the disk when this returns."""
@@ -79,7 +106,7 @@ def stored(store: Repository, version: Version) -> Candidate:
             f"{' and older ones' if len(kept) > _SHOWN else ''}.",
             f"Install it from a bundle. A file of that name is given as ./{version.tag}",
         )
-    return Candidate(version, tag_oid, store)
+    return Candidate(version, tag_oid, store, cosignatures(store, version))
 
 
 def signed_releases(repository: Repository) -> dict[Version, str]:
@@ -89,3 +116,14 @@ def signed_releases(repository: Repository) -> dict[Version, str]:
         with suppress(UsageError):
             found[Version(ref.removeprefix(_PREFIX))] = oid
     return found
+
+
+def cosignatures(repository: Repository, version: Version) -> dict[str, str]:
+    """Further signers of a release → their tags."""
+    prefix = f"{version.ref}+"
+    found = {
+        ref.removeprefix(prefix): oid
+        for ref, oid in repository.refs(_PREFIX).items()
+        if ref.startswith(prefix)
+    }
+    return {signer: oid for signer, oid in found.items() if is_cosigner(signer)}

@@ -128,5 +128,5 @@ def _kind(change: Change) -> str | None:
 def _pack_size(repository: Repository, commit: str, since: list[str]) -> int:
     """Made as a bundle's pack is, and thrown away: nothing less tells its size."""
     with tempfile.TemporaryFile(prefix="abupdate-") as file:
-        repository.pack(commit, commit, file, since)
+        repository.pack([], commit, file, since)
         return file.seek(0, os.SEEK_END)

@@ -1,9 +1,10 @@
 """The text at the start of a bundle, read strictly: it is the first byte of hostile input.
 
 Format: gitformat-bundle(5), of which a release uses a part: version 2 for SHA-1
-or version 3 with `@object-format` alone, any number of prerequisites, exactly one
-ref, `refs/tags/release/VERSION`. git itself takes more (a bundle that is cut off
-in its header fetches without an error), so git is not asked.
+or version 3 with `@object-format` alone, any number of prerequisites, the ref
+`refs/tags/release/VERSION`, and `refs/tags/release/VERSION+SIGNER` for each further
+signer. git itself takes more (a bundle that is cut off in its header fetches without
+an error), so git is not asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from abupdate.errors import AbupdateError, SourceError
 from abupdate.events import Events
 from abupdate.release.metadata import Version
+from abupdate.release.tag import MAX_COSIGNERS, is_cosigner
 from abupdate.store.repository import Readable
 
 MAX_PREREQUISITES = 64
@@ -59,6 +61,12 @@ class CountedSource:
         end = self._buffer.find(b"\n") + 1 or size
         return self.read(min(end, size)) if self._buffer else b""
 
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes (fewer at the end of the source), to be read again."""
+        while len(self._buffer) < size and self._fill(size - len(self._buffer)):
+            pass
+        return self._buffer[:size]
+
     def _fill(self, size: int) -> bool:
         try:
             chunk = self._source.read(max(1, size))
@@ -84,13 +92,15 @@ class BundleHeader:
     """What a bundle says that it holds.
 
     `prerequisites` are commits that the receiver must have: id and comment
-    (the name of the release, where our own publisher wrote it).
+    (the name of the release, where our own publisher wrote it). `cosigned`: further
+    signers and the objects of their tags.
     """
 
     object_format: str
     version: Version
     tag_oid: str
     prerequisites: tuple[tuple[str, str], ...] = ()
+    cosigned: tuple[tuple[str, str], ...] = ()
 
 
 def format_header(header: BundleHeader) -> bytes:
@@ -98,7 +108,9 @@ def format_header(header: BundleHeader) -> bytes:
     sha1 = header.object_format == "sha1"
     lines = ["# v2 git bundle"] if sha1 else ["# v3 git bundle", "@object-format=sha256"]
     lines += [f"-{oid} {comment}" for oid, comment in header.prerequisites]
-    lines += [f"{header.tag_oid} {header.version.ref}", "", ""]
+    lines += [f"{header.tag_oid} {header.version.ref}"]
+    lines += [f"{oid} {header.version.ref}+{signer}" for signer, oid in header.cosigned]
+    lines += ["", ""]
     return "\n".join(lines).encode("utf-8")
 
 
@@ -115,16 +127,22 @@ def parse_header(source: CountedSource) -> BundleHeader:
             refs.append((found[1], found[2]))
         else:
             raise _broken(f"found {_printable(line)!r} where an object id was expected")
-        if len(prerequisites) > MAX_PREREQUISITES or len(refs) > 1:
+        if len(prerequisites) > MAX_PREREQUISITES or len(refs) > 1 + MAX_COSIGNERS:
             raise _broken(
-                f"a release has one ref and at most {MAX_PREREQUISITES} prerequisites, "
-                f"found {_printable(line)!r} as well"
+                f"a release has one ref, at most {MAX_COSIGNERS} for further signers and "
+                f"{MAX_PREREQUISITES} prerequisites, found {_printable(line)!r} as well"
             )
         line = _line(source)
     if not refs:
         raise _broken("it names no release")
     tag_oid, ref = refs[0]
-    return BundleHeader(object_format, _version(ref), tag_oid, tuple(prerequisites))
+    version = _version(ref)
+    cosigned = {_cosigner(name, version): oid for oid, name in refs[1:]}
+    if len(cosigned) != len(refs) - 1:
+        raise _broken("it names a signer twice")
+    return BundleHeader(
+        object_format, version, tag_oid, tuple(prerequisites), tuple(cosigned.items())
+    )
 
 
 def _opening(source: CountedSource) -> tuple[str, str]:
@@ -168,6 +186,16 @@ def _version(ref: str) -> Version:
         raise
     except AbupdateError as error:
         raise _broken(f"{_printable(ref)!r} is not a release's name") from error
+
+
+def _cosigner(ref: str, version: Version) -> str:
+    signer = ref.removeprefix(f"{version.ref}+")
+    if signer == ref or not is_cosigner(signer):
+        raise _broken(
+            f"a release has one ref, and its further signers one each; found {_printable(ref)!r} "
+            "as well"
+        )
+    return signer
 
 
 def _printable(text: str) -> str:

@@ -22,7 +22,7 @@ from abupdate.errors import (
     UsageError,
 )
 from abupdate.events import Events
-from abupdate.release.bundle import receive
+from abupdate.release.bundle import Incoming
 from abupdate.release.candidate import signed_releases
 from abupdate.release.fixups import fixups
 from abupdate.release.header import CountedSource, parse_header
@@ -32,8 +32,9 @@ from abupdate.release.metadata import (
     format_release_toml,
     parse_release_toml,
 )
-from abupdate.release.signature import TrustFiles, Verified, format_payload, sign, verify
+from abupdate.release.signature import TrustFiles, Verified, format_payload, sign
 from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
+from abupdate.release.threshold import believe
 from abupdate.store.capture import Captured, Totals, capture
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.repository import Repository
@@ -212,8 +213,11 @@ def check_bundle(
             object_format=header.object_format,
             alternates=base.path.absolute() / "objects" if base else None,
         )
-        with _opened(bundle) as file, receive(file, store, limit, events, limit) as received:
-            verified = verify(received.raw_tag, received.version, trust, 0)
+        with (
+            _opened(bundle) as file,
+            Incoming(file, store, limit, events, limit).receive() as received,
+        ):
+            verified = believe(received.statement, trust, 0)
             with open_commit(
                 received.repository, verified.commit, verified.manifest_sha256
             ) as content:

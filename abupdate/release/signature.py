@@ -52,7 +52,8 @@ class Verified:
     """What is known once a release tag is believed.
 
     `tagger_time`: seconds since the epoch; the caller keeps the highest one of
-    all releases it accepted and gives it back as `not_before`.
+    all releases it accepted and gives it back as `not_before`. `cosigners`:
+    further signers, see `threshold`.
     """
 
     signer: str
@@ -62,19 +63,32 @@ class Verified:
     version: Version
     compatible: str
     tagger_time: int
+    cosigners: tuple[str, ...] = ()
+
+    @property
+    def signers(self) -> str:
+        """All of them, in words."""
+        return ", ".join((self.signer, *self.cosigners))
 
 
-def verify(raw_tag: bytes, ref_version: Version, trust: TrustFiles, not_before: int) -> Verified:
+def verify(
+    raw_tag: bytes,
+    ref_version: Version,
+    trust: TrustFiles,
+    not_before: int,
+    *,
+    cosigner: str | None = None,
+) -> Verified:
     """Believe a tag, or raise `TagRefusedError` with the reason.
 
-    `ref_version` is what was asked for. `not_before` is the highest of all
-    tagger dates accepted before and the build time of the running release
-    (seconds since the epoch): the date of a tag cannot bring an expired key back.
+    `ref_version` is what was asked for, `cosigner` whose further tag. `not_before` is
+    the highest of all tagger dates accepted before and the build time of the running
+    release (seconds since the epoch): the date of a tag cannot bring an expired key back.
     """
     signers = read_signers(trust.allowed_signers)
     for path in trust.revoked:
         check_revoked(path)
-    tag = parse_tag(raw_tag, ref_version)
+    tag = parse_tag(raw_tag, ref_version, cosigner)
     if tag.signature.namespace != NAMESPACE:
         raise TagRefusedError(
             Reason.NAMESPACE,

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.errors import UsageError
-from abupdate.release.tag import NAMESPACE, Reason, TagRefusedError, fingerprint, ssh_strings
+from abupdate.release.tag import (
+    NAMESPACE,
+    PRINCIPAL,
+    Reason,
+    TagRefusedError,
+    fingerprint,
+    ssh_strings,
+)
 from abupdate.run import run
 
 _MAX_FILE = 1024 * 1024
@@ -31,7 +38,6 @@ _KEY_TYPES = frozenset(
         "sk-ecdsa-sha2-nistp256@openssh.com",
     }
 )
-_PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}", re.ASCII)
 _OPTION = re.compile(r'([a-z-]+)="([^"\\]*)"')
 _DATE = re.compile(r"(?:[0-9]{8}|[0-9]{12}|[0-9]{14})Z?", re.ASCII)
 
@@ -110,7 +116,7 @@ def parse_signer(text: str, where: str) -> Signer:
             "Without namespaces a key is good for signatures of any purpose.",
         )
     principal, option_text, key_type, key = words[:4]
-    if not _PRINCIPAL.fullmatch(principal):
+    if not PRINCIPAL.fullmatch(principal):
         raise _refused(
             where,
             f"{principal!r} is not one plain name",
@@ -127,7 +133,7 @@ def parse_signer(text: str, where: str) -> Signer:
 
 def check_principal(name: str) -> None:
     """Raise `UsageError` unless `name` can stand for a signer."""
-    if not _PRINCIPAL.fullmatch(name):
+    if not PRINCIPAL.fullmatch(name):
         raise UsageError(
             "A signer's name is up to 128 letters, digits and . _ @ + - that begin with a "
             f"letter or digit; found {name[:80]!r}.",

@@ -18,6 +18,7 @@ from abupdate.errors import NotTrustedError, UsageError
 from abupdate.release.metadata import Version, check_compatible
 
 MAX_TAG = 64 * 1024
+MAX_COSIGNERS = 8
 NAMESPACE = "git"
 
 _BEGIN = b"-----BEGIN SSH SIGNATURE-----\n"
@@ -36,6 +37,19 @@ _HEADER = re.compile(
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: later ones have no four-digit year
 
 
+# The name of a signer, one plain name.
+PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}", re.ASCII)
+
+
+def is_cosigner(name: str) -> bool:
+    """Whether a signer's name can end a tag's name, as a further signer's does.
+
+    Rules: git-check-ref-format(1).
+    """
+    legal = ".." not in name and not name.endswith((".", ".lock"))
+    return legal and PRINCIPAL.fullmatch(name) is not None
+
+
 class Reason(StrEnum):
     """Why a tag is not believed."""
 
@@ -51,6 +65,7 @@ class Reason(StrEnum):
     NOT_YET_VALID = "not-yet-valid"
     REVOKED = "revoked"
     BAD_SIGNATURE = "bad-signature"
+    TOO_FEW = "too-few"
 
 
 class TagRefusedError(NotTrustedError):
@@ -107,11 +122,15 @@ def format_payload(
     compatible: str,
     tagger: str,
     tagger_time: int,
+    cosigner: str | None = None,
 ) -> bytes:
-    """The text of a release tag, up to where its signature begins."""
+    """The text of a release tag, up to where its signature begins.
+
+    `cosigner`: for the tag of a further signer of this name.
+    """
     check_compatible(compatible)
     text = (
-        f"object {commit}\ntype commit\ntag {version.tag}\n"
+        f"object {commit}\ntype commit\ntag {tag_name(version, cosigner)}\n"
         f"tagger {tagger} {tagger_time} +0000\n\n"
         f"Release {version}\n\n"
         f"Manifest-SHA256: {manifest_sha256}\nCompatible: {compatible}\n"
@@ -122,8 +141,13 @@ def format_payload(
     return payload
 
 
-def parse_tag(raw: bytes, version: Version) -> SignedTag:
-    """Take a raw tag object apart; it must be the tag of `version`.
+def tag_name(version: Version, cosigner: str | None = None) -> str:
+    """The name of a release's tag, or of a further signer's."""
+    return version.tag if cosigner is None else f"{version.tag}+{cosigner}"
+
+
+def parse_tag(raw: bytes, version: Version, cosigner: str | None = None) -> SignedTag:
+    """Take a raw tag object apart; it must be the tag of `version`, or of its further signer.
 
     Raises `TagRefusedError` for whatever is not exactly as the format says.
     """
@@ -134,10 +158,11 @@ def parse_tag(raw: bytes, version: Version) -> SignedTag:
         raise _shape("does not have exactly the lines object, type, tag and tagger as its header")
     if header["type"] != b"commit":
         raise _shape(f"is on a {header['type'].decode('ascii')[:20]}, not on a commit")
-    if header["tag"] != version.tag.encode("ascii"):
-        found = header["tag"][:80].decode("ascii")
+    name = tag_name(version, cosigner)
+    if header["tag"] != name.encode("ascii"):
+        found = header["tag"][:160].decode("ascii")
         raise TagRefusedError(
-            Reason.NAME, f"The tag was expected to be named {version.tag}, its own name is {found}."
+            Reason.NAME, f"The tag was expected to be named {name}, its own name is {found}."
         )
     time = int(header["time"])
     if time > LAST_SECOND:

@@ -207,8 +207,10 @@ class Repository:
                     "Get the bundle again.",
                 ) from error
 
-    def pack(self, tag: str, commit: str, out: IO[bytes], since: Sequence[str] = ()) -> None:
-        """Write the pack of a bundle: a tag, its commit, and all of its tree.
+    def pack(
+        self, tags: Sequence[str], commit: str, out: IO[bytes], since: Sequence[str] = ()
+    ) -> None:
+        """Write the pack of a bundle: tags, first of all, their commit, and all of its tree.
 
         With `since` (commits that the receiver has) a thin pack of what they
         lack. The commits need no common history: the difference of the trees is
@@ -219,7 +221,7 @@ class Repository:
             for oid in self._objects(old):
                 wanted.pop(oid, None)
         lines = [f"-{old}".encode() for old in since]
-        lines += [tag.encode(), commit.encode()]
+        lines += [name.encode() for name in (*tags, commit)]
         lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
         # Not --thin: that makes git list objects by itself, along a history that is not there.
         arguments = ["pack-objects", "--stdout", "--quiet", "--delta-base-offset"]

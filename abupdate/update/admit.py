@@ -1,27 +1,26 @@
 """From a source that nobody trusts to a release in the store that everybody may.
 
-quarantine → signature → policy → content hashed from the tag down → join the
-store. Whatever fails, the quarantine is deleted and the device is as before. A
-release that the store has goes the same way, without quarantine.
+its first kilobytes → signature → quarantine → policy → content hashed from the tag
+down → join the store. Whatever fails, the quarantine is deleted and the device is as
+before. A release that the store has goes the same way, without quarantine. Of several
+sources the next is taken where one does not give what it should.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from abupdate.config import Settings
-from abupdate.errors import NotTrustedError
+from abupdate.errors import NotTrustedError, SourceError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.bundle import receive
-from abupdate.release.candidate import Candidate, stored
+from abupdate.release.candidate import Candidate, Statement
 from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
-from abupdate.release.quarantine import clear_quarantines
 from abupdate.release.signature import Verified
-from abupdate.release.signature import verify as verify_signature
+from abupdate.release.threshold import believe
+from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import trust
 from abupdate.update.slots import Machine, require_store
@@ -39,14 +38,11 @@ class Release:
     manifest_sha256: str
     tag: str
     signer: str
+    source: str
     floor: Version | None
     transferred: int
     fixups_write: tuple[str, ...] = ()
     downgrade_from: Version | None = None
-
-
-# A bundle, or the version of a release that the store has.
-Source = BinaryIO | Version
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,11 @@ class Examined:
     verified: Verified
     stated: ReleaseToml
     content: CommitContent
+    source: str
 
+
+# Asked as soon as the signature is good; raises when the device does not take the release.
+Early = Callable[[Verified], None]
 
 # Asked before a release joins the store; raises when the device cannot take it.
 Accept = Callable[[Examined], None]
@@ -65,39 +65,74 @@ Accept = Callable[[Examined], None]
 
 @contextmanager
 def examined(
-    machine: Machine, source: Source, settings: Settings, events: Events
+    machine: Machine,
+    sources: Sequence[Source],
+    settings: Settings,
+    events: Events,
+    early: Early = lambda _: None,
 ) -> Iterator[Examined]:
-    """Read a release and check its signature; a bundle's quarantine lasts for the block.
+    """Read a release from the first source that gives it, and check its signature.
 
-    Raises `SourceError`, `NotTrustedError`.
+    What came into quarantine lasts for the block. Raises `SourceError`, `NotTrustedError`.
     """
     require_store(machine)
-    trusted = trust.trust_files(machine.paths)
-    trusted.require_keys()
-    with _opened(machine, source, settings, events) as candidate:
+    judge = _Judge(machine, settings, events, early)
+    with ExitStack() as stack:
+        for number, source in enumerate(sources, start=1):
+            try:
+                with ExitStack() as attempt:
+                    found = judge.examine(source, attempt)
+                    stack.push(attempt.pop_all())
+                    break
+            except (SourceError, NotTrustedError) as error:
+                if number == len(sources):
+                    raise
+                events.warning(f"{source.name}: {error.message} The next source is asked.")
+        yield found
+
+
+class _Judge:
+    """What is asked of each source."""
+
+    def __init__(self, machine: Machine, settings: Settings, events: Events, early: Early) -> None:
+        self._trusted = trust.trust_files(machine.paths)
+        self._trusted.require_keys()
+        self._not_before = trust.not_before(machine.paths)
+        self._machine = machine
+        self._settings = settings
+        self._events = events
+        self._early = early
+
+    def examine(self, source: Source, stack: ExitStack) -> Examined:
+        """A release whose signature is good; what it needs stays open as long as `stack`."""
+        store, settings = self._machine.store(), self._settings
+        into = Into(store, settings.store.max_bundle, settings.source, self._events)
+        with self._events.step("open", "Read its beginning"):
+            arriving = stack.enter_context(source.opened(into))
+        failpoint("source-opened")
+        verified = self._believe(arriving.statement) if arriving.statement else None
+        with self._events.step("receive", "Receive the release"):
+            candidate = stack.enter_context(arriving.receive())
         failpoint("quarantined")
-        with events.step("trust", "Check its signature"):
-            verified = verify_signature(
-                candidate.raw_tag, candidate.version, trusted, trust.not_before(machine.paths)
+        if verified is None:
+            verified = self._believe(candidate.statement)
+        content = stack.enter_context(
+            open_commit(candidate.repository, verified.commit, verified.manifest_sha256)
+        )
+        stated = parse_release_toml(content.release_toml)
+        if (stated.version, stated.compatible) != (verified.version, verified.compatible):
+            raise NotTrustedError(
+                f"The signed tag is for {verified.compatible} {verified.version}, but the "
+                f"release inside says {stated.compatible} {stated.version}."
             )
-        commit, manifest = verified.commit, verified.manifest_sha256
-        with open_commit(candidate.repository, commit, manifest) as content:
-            stated = parse_release_toml(content.release_toml)
-            if (stated.version, stated.compatible) != (verified.version, verified.compatible):
-                raise NotTrustedError(
-                    f"The signed tag is for {verified.compatible} {verified.version}, but the "
-                    f"release inside says {stated.compatible} {stated.version}."
-                )
-            yield Examined(candidate, verified, stated, content)
+        return Examined(candidate, verified, stated, content, source.name)
 
-
-def _opened(machine: Machine, source: Source, settings: Settings, events: Events) -> Candidate:
-    failpoint("source-opened")
-    if isinstance(source, Version):
-        clear_quarantines(machine.store())
-        return stored(machine.store(), source)
-    with events.step("receive", "Receive the bundle"):
-        return receive(source, machine.store(), settings.store.max_bundle, events)
+    def _believe(self, statement: Statement) -> Verified:
+        with self._events.step("trust", "Check its signature"):
+            least = self._settings.trust.min_signers
+            verified = believe(statement, self._trusted, self._not_before, least)
+        self._early(verified)
+        return verified
 
 
 def check_policy(
@@ -107,27 +142,35 @@ def check_policy(
 
     Raises `RefusedError` when this device does not take the release.
     """
-    verified = found.verified
+    _check_tag(machine, settings, found.verified)
+    return trust.check_step(machine.paths, found.stated, allow_downgrade=allow_downgrade)
+
+
+def _check_tag(machine: Machine, settings: Settings, verified: Verified) -> None:
+    """What the tag alone tells: a release for another product, or below the floor."""
     product = settings.device.compatible
     trust.check_policy(machine.paths, verified.version, verified.compatible, product)
-    return trust.check_step(machine.paths, found.stated, allow_downgrade=allow_downgrade)
 
 
 def admit(
     machine: Machine,
-    source: Source,
+    sources: Sequence[Source],
     settings: Settings,
     accept: Accept,
     events: Events,
     *,
     allow_downgrade: bool = False,
 ) -> Release:
-    """Read a release and bring it into the store.
+    """Read a release from the first source that gives it, and bring it into the store.
 
     `accept` sees the content before anything joins the store. Raises `SourceError`,
     `NotTrustedError`, `RefusedError`, `NoSpaceError`.
     """
-    with examined(machine, source, settings, events) as found:
+
+    def early(verified: Verified) -> None:
+        _check_tag(machine, settings, verified)
+
+    with examined(machine, sources, settings, events, early) as found:
         newer = check_policy(machine, settings, found, allow_downgrade=allow_downgrade)
         accept(found)
         failpoint("trusted")
@@ -141,7 +184,8 @@ def admit(
             commit=verified.commit,
             manifest_sha256=verified.manifest_sha256,
             tag=candidate.tag_oid,
-            signer=verified.signer,
+            signer=verified.signers,
+            source=found.source,
             floor=found.stated.floor,
             transferred=candidate.transferred,
             fixups_write=found.stated.fixups_write,

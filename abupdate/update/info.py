@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from abupdate.config import Settings
 from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError
 from abupdate.events import Events
+from abupdate.source.source import Source
 from abupdate.store.manifest import tree_digest
-from abupdate.update.admit import Source, check_policy, examined
+from abupdate.update.admit import check_policy, examined
 from abupdate.update.job import job
 from abupdate.update.prepare import needed, prepare, refuse_failed, refuse_running
 from abupdate.update.slots import Machine, other_partition, require_root
@@ -48,10 +50,12 @@ class Info:
     refused: str | None
 
 
-def inspect(machine: Machine, source: Source, settings: Settings, events: Events) -> Info:
+def inspect(
+    machine: Machine, sources: Sequence[Source], settings: Settings, events: Events
+) -> Info:
     """Read a release as an install would. Raises `SourceError`, `NotTrustedError`."""
     require_root()
-    with job(machine.paths.runtime, "info"), examined(machine, source, settings, events) as found:
+    with job(machine.paths.runtime, "info"), examined(machine, sources, settings, events) as found:
         content, verified, stated = found.content, found.verified, found.stated
         need = needed(content)
         slot = write = write_files = refused = None
@@ -80,7 +84,7 @@ def inspect(machine: Machine, source: Source, settings: Settings, events: Events
             commit=verified.commit,
             manifest_sha256=verified.manifest_sha256,
             tree_digest=tree_digest(content.entries()),
-            signer=verified.signer,
+            signer=verified.signers,
             signed=verified.tagger_time,
             created=stated.created,
             floor=str(stated.floor) if stated.floor else None,

@@ -10,6 +10,7 @@ running the install again is right from any point.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
+from abupdate.source.source import Source
 from abupdate.store.content import open_commit
 from abupdate.store.materialise.apply import SlotDiffersError, Written, apply
 from abupdate.store.materialise.audit import plan_for_slot
@@ -33,7 +35,7 @@ from abupdate.store.materialise.plan import Plan
 from abupdate.store.outputs import NOTHING, Outputs
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import arming, etc
-from abupdate.update.admit import Examined, Release, Source, admit
+from abupdate.update.admit import Examined, Release, admit
 from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
 from abupdate.update.prepare import (
@@ -75,8 +77,7 @@ class Installed:
 
 def install(
     machine: Machine,
-    source: Source,
-    source_name: str,
+    sources: Sequence[Source],
     settings: Settings,
     events: Events,
     *,
@@ -86,7 +87,7 @@ def install(
     allow_downgrade: bool = False,
     interactive: bool = False,
 ) -> Installed:
-    """Install a release into the other slot, and arm it.
+    """Install a release from the first source that gives it into the other slot, and arm it.
 
     What was written is read back from the device; with `full_verify` (default:
     as `install.verify` says) all of the slot is. A release that this device gave
@@ -110,7 +111,7 @@ def install(
                 with events.step("check-store", "Check its files in the store"):
                     check_files(repository, work.prepared.plan, events)
 
-        release = admit(machine, source, settings, accept, events, allow_downgrade=allow_downgrade)
+        release = admit(machine, sources, settings, accept, events, allow_downgrade=allow_downgrade)
         refuse_running(machine, booted, release.commit)
         if full_verify is None:
             full_verify = settings.install.verify == "full"
@@ -137,7 +138,7 @@ def install(
                     downgrade_from=str(release.downgrade_from) if release.downgrade_from else None,
                     seconds={name: round(value, 3) for name, value in events.seconds.items()},
                 )
-                _tell_success(machine, done, source_name, events)
+                _tell_success(machine, done, release.source, events)
         except (AbupdateError, OSError, MemoryError) as error:
             fault = error if isinstance(error, AbupdateError) else fault_of(error)
             _tell_failure(machine, slot, release, fault, events)

@@ -9,7 +9,6 @@ they are written here as design section 4 tells them.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -186,7 +185,7 @@ class Userland:
     def _admit(self, *_: Any, **__: Any) -> Release:
         name = str(self._release)
         version = cast(Version, name)
-        return Release(version, name, "", "", "", None, 0)
+        return Release(version, name, "", "", "", "", None, 0)
 
     def _filesystem(self) -> Any:
         def relabel(device: Path, label: str, *, fresh_uuid: bool = False) -> None:
@@ -240,7 +239,7 @@ Act = Callable[[ModelMachine, Operation, Settings], object]
 
 
 def _install(machine: ModelMachine, _: Operation, settings: Settings) -> None:
-    install_module.install(machine, io.BytesIO(), "model", settings, _Quiet())
+    install_module.install(machine, [], settings, _Quiet())
 
 
 def _rescue_once(machine: ModelMachine, _: Operation, __: Settings) -> None:

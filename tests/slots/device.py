@@ -21,7 +21,7 @@ from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import BootDisk, Partition, Slot
 from abupdate.events import Events
 from abupdate.paths import Paths
-from abupdate.release.bundle import receive
+from abupdate.release.bundle import Incoming
 from abupdate.release.tag import parse_tag
 from abupdate.run import Sandbox
 from abupdate.store.content import open_commit
@@ -184,10 +184,10 @@ def _make_store(device: Device) -> None:
 def _fill_first_slot(device: Device, bundle: Path) -> None:
     """What provisioning does: release 1 in the store, slot A, and its record."""
     with bundle.open("rb") as source:
-        received = receive(source, device.machine.store(), 1 << 30, Events())
+        received = Incoming(source, device.machine.store(), 1 << 30, Events()).receive()
     with received:
         received.join()
-        tag, commit = received.tag_oid, parse_tag(received.raw_tag, received.version).commit
+        tag, commit = received.tag_oid, parse_tag(received.statement.tag, received.version).commit
     device.paths.root.mkdir(exist_ok=True)
     subprocess.run(["mount", device.loops[Slot.A], device.paths.root], check=True)
     with open_commit(device.machine.store(), commit) as content:

@@ -23,7 +23,7 @@ from abupdate.errors import (
     UsageError,
 )
 from abupdate.events import Events
-from abupdate.release.bundle import Received, create, receive
+from abupdate.release.bundle import Incoming, Received, create
 from abupdate.release.header import BundleHeader, CountedSource, format_header, parse_header
 from abupdate.release.metadata import Version
 from abupdate.release.signature import Reason, TagRefusedError, TrustFiles, verify
@@ -85,7 +85,7 @@ class Device:
         )
 
     def receive(self, raw: bytes, limit: int = LIMIT) -> Received:
-        return receive(Pipe(raw), self.store, limit, Events())
+        return Incoming(Pipe(raw), self.store, limit, Events()).receive()
 
     def install(self, raw: bytes) -> None:
         with self.receive(raw) as received:
@@ -148,7 +148,7 @@ class TestGood:
         trust.write_text(publisher.key.line)
         for version, raw in ((ONE, publisher.full[ONE]), (TWO, publisher.delta)):
             with device.receive(raw) as received:
-                found = verify(received.raw_tag, received.version, TrustFiles((trust,)), NOW)
+                found = verify(received.statement.tag, received.version, TrustFiles((trust,)), NOW)
                 assert (found.version, found.commit) == (version, publisher.commits[version])
                 assert received.transferred == len(raw)
                 with open_commit(
@@ -203,7 +203,7 @@ class TestGood:
             store.path.rename(data / "store.git")
             store = Repository(data / "store.git", Sandbox("games"))
             for raw in (sha256.full[ONE], sha256.delta):
-                with receive(Pipe(raw), store, LIMIT, Events()) as received:
+                with Incoming(Pipe(raw), store, LIMIT, Events()).receive() as received:
                     owners = {p.stat().st_uid for p in received.repository.path.rglob("*")}
                     received.join()
                 assert owners == {user.pw_uid}
@@ -392,7 +392,7 @@ class TestHostile:
 
         before = device256.files()
         with pytest.raises(SourceError, match="Input/output error"):
-            receive(Broken(sha256.full[ONE][:-50]), device256.store, LIMIT, Events())
+            Incoming(Broken(sha256.full[ONE][:-50]), device256.store, LIMIT, Events()).receive()
         assert device256.files() == before
 
     def test_the_tag_is_not_in_the_pack(self, sha256: Publisher, device256: Device) -> None:
@@ -474,7 +474,7 @@ class TestHostile:
 def verify_shape(received: Received) -> None:
     from abupdate.release.tag import parse_tag
 
-    parse_tag(received.raw_tag, received.version)
+    parse_tag(received.statement.tag, received.version)
 
 
 def _evil_tree(folder: Path, key: Key, name: bytes) -> bytes:

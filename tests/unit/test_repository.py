@@ -43,7 +43,7 @@ def pack(repository: Repository, captured: Captured, *since: Captured) -> bytes:
     with out.open("wb") as stream:
         # The commit stands for the tag: a pack does not care what kind the first object is.
         commits = [old.commit for old in since]
-        repository.pack(captured.commit, captured.commit, stream, commits)
+        repository.pack([], captured.commit, stream, commits)
     return out.read_bytes()
 
 

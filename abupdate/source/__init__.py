@@ -1,0 +1,1 @@
+"""Where releases come from: what a SOURCE names, opened. Nothing here is trusted."""

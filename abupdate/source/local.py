@@ -1,0 +1,93 @@
+"""Releases that are here: a file, standard input, or one that the store has."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.errors import SourceError
+from abupdate.release.bundle import Incoming
+from abupdate.release.candidate import Candidate, Statement, stored
+from abupdate.release.metadata import Version
+from abupdate.release.quarantine import clear_quarantines
+from abupdate.source.source import Arriving, Into
+from abupdate.store.repository import Readable
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A bundle that is a file here."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @contextmanager
+    def opened(self, into: Into) -> Iterator[Arriving]:
+        """Begin to read it. Raises `SourceError`."""
+        try:
+            file = self.path.open("rb")
+            told = os.fstat(file.fileno())
+        except OSError as error:
+            raise SourceError(
+                f"A bundle should be readable at {self.path}: {error.strerror}.",
+                "Give the path of a bundle file, an address, - for standard input, or "
+                "release/VERSION.",
+            ) from error
+        with file:
+            size = told.st_size if stat.S_ISREG(told.st_mode) else None
+            yield Incoming(file, into.store, into.max_bytes, into.events, size)
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """A bundle that is read once, front to back: standard input where nothing else is given."""
+
+    stream: Readable | None = None
+    name: str = "-"
+
+    @contextmanager
+    def opened(self, into: Into) -> Iterator[Arriving]:
+        """Begin to read it. Raises `SourceError`."""
+        stream = self.stream or sys.stdin.buffer
+        yield Incoming(stream, into.store, into.max_bytes, into.events)
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """A release that an earlier install left in the store."""
+
+    version: Version
+
+    @property
+    def name(self) -> str:
+        return self.version.tag
+
+    @contextmanager
+    def opened(self, into: Into) -> Iterator[Arriving]:
+        """Find it. Raises `SourceError`."""
+        clear_quarantines(into.store)
+        yield _Kept(stored(into.store, self.version))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    candidate: Candidate
+
+    @property
+    def version(self) -> Version:
+        return self.candidate.version
+
+    @property
+    def statement(self) -> Statement:
+        return self.candidate.statement
+
+    def receive(self) -> Candidate:
+        return self.candidate

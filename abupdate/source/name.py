@@ -1,0 +1,31 @@
+"""What people write as SOURCE, and the source that it stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from abupdate.errors import UsageError
+from abupdate.release.metadata import Version
+from abupdate.source.http import HttpSource
+from abupdate.source.local import FileSource, StoredSource, StreamSource
+from abupdate.source.source import Source
+
+HELP = "A bundle file, - for standard input, https://…, or release/VERSION for one in the store."
+
+_STORED = "release/"
+
+
+def parse_source(text: str) -> Source:
+    """The source that a text names. Raises `UsageError`."""
+    if text == "-":
+        return StreamSource()
+    if text.startswith(("http://", "https://")):
+        return HttpSource(text)
+    if text.startswith(_STORED):
+        try:
+            return StoredSource(Version.parse(text.removeprefix(_STORED)))
+        except UsageError as error:
+            if Path(text).is_file():
+                error.hint = f"The file of that name is given as ./{text}"
+            raise
+    return FileSource(Path(text))

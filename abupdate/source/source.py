@@ -1,0 +1,57 @@
+"""What every kind of source does, whatever it reads from: it gives a release on its way."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from abupdate.config import SourceSection
+from abupdate.events import Events
+from abupdate.release.candidate import Candidate, Statement
+from abupdate.release.metadata import Version
+from abupdate.store.repository import Repository
+
+
+class Arriving(Protocol):
+    """A release of which the beginning is here.
+
+    `statement`: what its signers say, None where only the whole tells.
+    """
+
+    @property
+    def version(self) -> Version:
+        """What it says that it is."""
+        ...
+
+    @property
+    def statement(self) -> Statement | None:
+        """What its signers say, where that is known before all of it has come."""
+        ...
+
+    def receive(self) -> Candidate:
+        """Have all of it come, into quarantine. Raises `SourceError`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Into:
+    """Where a release is to come, and what it may take: `max_bytes` of one bundle."""
+
+    store: Repository
+    max_bytes: int
+    settings: SourceSection
+    events: Events
+
+
+class Source(Protocol):
+    """A place that has a release."""
+
+    @property
+    def name(self) -> str:
+        """What people are told; without passwords."""
+        ...
+
+    def opened(self, into: Into) -> AbstractContextManager[Arriving]:
+        """Begin to read it. Raises `SourceError`."""
+        ...

@@ -1,0 +1,213 @@
+"""Releases from web servers: what is asked for, how often, and what becomes of bad ones."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from abupdate.disk.layout import Slot
+from abupdate.source import http
+from tests.slots.device import Device, make_release, snapshot
+from tests.slots.rootfs import make_rootfs
+from tests.slots.webserver import Site, serving
+
+CHUNK = 16 * 1024
+
+
+@pytest.fixture
+def device(plain_device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
+    monkeypatch.setattr(http.time, "sleep", lambda _: None)
+    return plain_device
+
+
+@pytest.fixture
+def bundle(device: Device) -> bytes:
+    """All of release 4, which has a file that does not get smaller."""
+    path = device.top / "full.bundle"
+    if not path.exists():
+        rootfs = make_rootfs(device.top / "rootfs4", "4")
+        (rootfs / "usr/noise").write_bytes(random.Random(4).randbytes(20 * CHUNK))
+        make_release(device, rootfs, "4")
+        device.publish("bundle", "--repo", device.publisher, "--version", "4", "-o", path)
+    return path.read_bytes()
+
+
+def refused(
+    device: Device, site: Site, code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    before = snapshot(device)
+    assert device.run("install", site.url) == code
+    said = capsys.readouterr().err
+    assert says in " ".join(said.split()), said
+    assert snapshot(device) == before
+
+
+def test_from_an_address(device: Device, bundle: bytes) -> None:
+    with serving(Site(bundle)) as site:
+        assert device.run("install", site.url) == 0
+    assert device.state().trial == Slot.B
+    detail = device.machine.records.history()[-1].detail
+    assert (detail["source"], detail["transferred"]) == (site.url, len(bundle))
+    assert site.asked == [f"/gw.bundle bytes=0-{CHUNK - 1}", f"/gw.bundle bytes={CHUNK}-"]
+    assert site.sent == len(bundle)
+
+
+@pytest.mark.row("S56")
+def test_a_bad_signature_costs_a_few_kilobytes(
+    device: Device, bundle: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = device.paths.state / "trust"
+    keys.mkdir(exist_ok=True)
+    (keys / "revoked").write_bytes((device.top / "keys/release.pub").read_bytes())
+    with serving(Site(bundle)) as site:
+        refused(device, site, 6, "revokes", capsys)
+    assert site.asked == [f"/gw.bundle bytes=0-{CHUNK - 1}"]
+    assert site.sent == CHUNK
+
+
+@pytest.mark.row("U9")
+def test_a_download_that_breaks_goes_on_from_there(device: Device, bundle: bytes) -> None:
+    breaks = [CHUNK // 2, 3 * CHUNK, 3 * CHUNK + 1, len(bundle) - 1]
+    with serving(Site(bundle, breaks=[*breaks])) as site:
+        assert device.run("install", site.url) == 0
+    assert site.sent <= len(bundle) + CHUNK
+    assert len(site.asked) == 2 + len(breaks)
+    assert not site.breaks
+
+
+@pytest.mark.row("U9")
+def test_a_server_that_stalls_is_asked_again(device: Device, bundle: bytes) -> None:
+    device.paths.cmdline.write_text(device.paths.cmdline.read_text() + " abupdate.source.stall=1\n")
+    with serving(Site(bundle, stalls=[5 * CHUNK])) as site:
+        assert device.run("install", site.url) == 0
+    assert site.asked[-1] == f"/gw.bundle bytes={5 * CHUNK}-"
+    assert site.sent == len(bundle)
+
+
+@pytest.mark.parametrize("behaviour", [{"ranges": False}, {"etag": None}, {"length": False}])
+def test_servers_that_can_do_less(
+    device: Device, bundle: bytes, behaviour: dict[str, object]
+) -> None:
+    """No ranges: what is here already is sent again, and not taken twice."""
+    with serving(Site(bundle, breaks=[3 * CHUNK], **behaviour)) as site:  # type: ignore[arg-type]
+        assert device.run("install", site.url) == 0
+    assert device.state().trial == Slot.B
+
+
+def test_a_redirect_and_a_server_that_is_busy(device: Device, bundle: bytes) -> None:
+    with serving(Site(bundle, redirect="/elsewhere?a=b&c", status=[503, 429])) as site:
+        assert device.run("install", site.url) == 0
+    assert site.asked[1].startswith("/elsewhere?a=b&c ")
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "says"),
+    [
+        (lambda raw: Site(raw, status=[404]), 9, "the server answers with 404"),
+        (lambda raw: Site(raw, status=[500] * 9), 9, "the server answers with 500"),
+        (lambda raw: Site(raw, breaks=[*range(4096, 4106)]), 9, "tried 6 times"),
+        (lambda raw: Site(raw, redirect="/gw.bundle"), 9, "redirects"),
+        (lambda raw: Site(raw, redirect="file:///etc/passwd"), 9, "Protocol"),
+        (lambda raw: Site(b"<html>Not a bundle, but a page</html>\n" * 99), 9, "Not a bundle"),
+        (lambda raw: Site(raw[:-50] + bytes(50)), 9, "pack should be whole"),
+        (lambda raw: Site(raw + b"more"), 9, "goes on after the end"),
+        (lambda raw: Site(raw, changes=raw[:-1], etag=None), 9, "the server sends"),
+        (lambda raw: Site(raw, changes=raw[:-1] + b"x", etag=None), 9, "pack should be whole"),
+        (lambda raw: Site(raw, ranges=False, changes=raw[:-1], breaks=[99]), 9, "has changed"),
+        (lambda raw: Site(b""), 9, "is empty"),
+    ],
+)  # fmt: skip
+def test_bad_servers_leave_no_trace(
+    device: Device,
+    bundle: bytes,
+    make: Callable[[bytes], Site],
+    code: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with serving(make(bundle)) as site:
+        refused(device, site, code, says, capsys)
+    assert list((device.paths.state / "spool").iterdir()) == []
+
+
+def test_nobody_there(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told at once, and without the password."""
+    before = snapshot(device)
+    assert device.run("install", "http://me:secret@127.0.0.1:1/gw.bundle") == 9
+    said = capsys.readouterr().err
+    assert "http://127.0.0.1:1/gw.bundle cannot be fetched" in " ".join(said.split())
+    assert "secret" not in said
+    assert snapshot(device) == before
+
+
+@pytest.mark.parametrize("url", ["http://", "https://host:port/x", "http://a b/", "http://x/\n"])
+def test_what_is_no_address(device: Device, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert device.run("install", url) == 2
+    assert "An address such as" in capsys.readouterr().err
+
+
+@pytest.mark.row("S57")
+def test_the_next_source_is_asked_when_one_lies_or_dies(
+    device: Device, bundle: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    liar = bundle[: 4 * CHUNK] + bytes(len(bundle) - 4 * CHUNK)
+    with (
+        serving(Site(liar)) as lies,
+        serving(Site(bundle, status=[500] * 9)) as dies,
+        serving(Site(bundle)) as good,
+    ):
+        assert device.run("install", lies.url, dies.url, "/no/such/file", good.url) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    for site in (lies, dies):
+        assert site.url in said
+    assert said.count("The next source is asked.") == 3
+    detail = device.machine.records.history()[-1].detail
+    assert detail["source"] == good.url
+    assert device.run("verify", "B") == 0
+
+
+def test_a_release_that_policy_refuses_is_asked_of_nobody_else(
+    device: Device, bundle: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (device.paths.state / "trust").mkdir(exist_ok=True)
+    (device.paths.state / "trust/floor").write_text("9\n")
+    with serving(Site(bundle)) as first, serving(Site(bundle)) as second:
+        assert device.run("install", first.url, second.url) == 7
+    assert (first.sent, second.asked) == (CHUNK, [])
+
+
+@pytest.mark.row("U22")
+def test_no_second_copy_on_the_disk(device: Device, bundle: bytes) -> None:
+    """The most that the data partition holds more than before, looked at all the time."""
+    most, over = 0, threading.Event()
+    before = _size(device.paths.data)
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.002):
+            most = max(most, _size(device.paths.data) - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with serving(Site(bundle)) as site:
+        assert device.run("install", "--no-arm", site.url) == 0
+    over.set()
+    watcher.join()
+    assert len(bundle) < most < 1.1 * len(bundle) + 64 * 1024  # the index, and records
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(top, name)).st_size  # noqa: PTH118
+            except OSError:
+                continue  # gone meanwhile
+    return total
