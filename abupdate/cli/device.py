@@ -253,7 +253,7 @@ def _slot(name: str | None) -> Slot | None:
 @contextmanager
 def _opened(source: str) -> Iterator[Source]:
     if source.startswith(_STORED):
-        from abupdate.release.metadata import Version
+        from abupdate.release.version import Version
 
         try:
             yield Version.parse(source.removeprefix(_STORED))

@@ -22,9 +22,9 @@ from abupdate.release.header import (
     format_header,
     parse_header,
 )
-from abupdate.release.metadata import Version
 from abupdate.release.quarantine import migrate, open_quarantine
 from abupdate.release.tag import MAX_TAG, parse_tag
+from abupdate.release.version import Version
 from abupdate.store.repository import Readable, Repository
 
 __all__ = ["BundleHeader", "Received", "create", "parse_header", "receive"]

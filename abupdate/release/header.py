@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from abupdate.errors import AbupdateError, SourceError
 from abupdate.events import Events
-from abupdate.release.metadata import Version
+from abupdate.release.version import Version
 from abupdate.store.repository import Readable
 
 MAX_PREREQUISITES = 64

@@ -1,4 +1,4 @@
-"""What a release says about itself: its version and its `release.toml`.
+"""What a release says about itself: its `release.toml`.
 
 Format and rules: docs/release-format.md. The text comes from outside, so its
 size is bounded and every value is checked; pydantic is not used, because every
@@ -7,82 +7,22 @@ command that shows a slot reads it and must start fast.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, total_ordering
 from typing import NoReturn
 
 from abupdate.errors import AbupdateError, RefusedError, SourceError, UsageError
+from abupdate.release.compatible import check_compatible
+from abupdate.release.version import Version
 
 FORMAT = 1
 MAX_TOML = 64 * 1024
-
-_VERSION_LENGTH = 64
-_NUMBER = r"(?:0|[1-9][0-9]*)"
-_VERSION = re.compile(rf"({_NUMBER}(?:\.{_NUMBER})*)(?:-([a-z]+)(?:\.({_NUMBER}))?)?", re.ASCII)
-_COMPATIBLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,+:-]{0,127}", re.ASCII)
 _MAX_COUNT = 1 << 62
 # First parts of paths that no fixup may write: what describes the slot, what runs in it, what
 # GRUB reads, and what is the filesystem's own.
 NEVER_WRITTEN = (".abupdate", ".git-fixups", "boot", "lost+found")
 _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
-
-
-@total_ordering
-@dataclass(frozen=True)
-class Version:
-    """A release's version: dotted numbers, and `-word` or `-word.number` for a pre-release.
-
-    Order: the numbers one by one, a missing one before any (1 < 1.0 < 1.0.1);
-    with equal numbers a pre-release before the release, by word, then by number
-    (2-beta < 2-rc < 2-rc.1 < 2-rc.10 < 2). Numbers have no leading zeros, so two
-    texts never stand for one version, and every version is a legal part of a git ref.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        if len(self.text) > _VERSION_LENGTH or not _VERSION.fullmatch(self.text):
-            raise UsageError(
-                f"A version is dotted numbers without leading zeros and at most one suffix "
-                f"like -rc.1, {_VERSION_LENGTH} characters at most; found {self.text[:80]!r}.",
-                "Examples: 7, 2026.4.1, 1.2.0-rc.1.",
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> Version:
-        """The version that `text` stands for. Raises `UsageError`."""
-        return cls(text)
-
-    @cached_property
-    def _key(self) -> tuple[tuple[int, ...], bool, str, int]:
-        match = _VERSION.fullmatch(self.text)
-        assert match is not None
-        numbers, word, number = match.groups()
-        return (
-            tuple(int(part) for part in numbers.split(".")),
-            word is None,
-            word or "",
-            -1 if number is None else int(number),
-        )
-
-    def __lt__(self, other: Version) -> bool:
-        return self._key < other._key
-
-    def __str__(self) -> str:
-        return self.text
-
-    @property
-    def tag(self) -> str:
-        """The name of the release's tag, without `refs/tags/`."""
-        return f"release/{self.text}"
-
-    @property
-    def ref(self) -> str:
-        """The release's ref."""
-        return f"refs/tags/{self.tag}"
 
 
 @dataclass(frozen=True)
@@ -121,15 +61,6 @@ class ReleaseToml:
                 raise UsageError(f"{name} must be from 0 to {highest}, found {value}.")
         for pattern in self.fixups_write:
             _check_pattern(pattern)
-
-
-def check_compatible(text: str) -> None:
-    """Raise `UsageError` unless `text` can name a product."""
-    if not _COMPATIBLE.fullmatch(text):
-        raise UsageError(
-            "compatible must be 1 to 128 letters, digits and . _ , + : - that begin with a "
-            f"letter or digit; found {text[:140]!r}."
-        )
 
 
 def parse_release_toml(raw: bytes) -> ReleaseToml:

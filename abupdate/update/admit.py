@@ -18,10 +18,11 @@ from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.release.bundle import receive
 from abupdate.release.candidate import Candidate, stored
-from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
+from abupdate.release.metadata import ReleaseToml, parse_release_toml
 from abupdate.release.quarantine import clear_quarantines
 from abupdate.release.signature import Verified
 from abupdate.release.signature import verify as verify_signature
+from abupdate.release.version import Version
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import trust
 from abupdate.update.slots import Machine, require_store

@@ -12,12 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abupdate.errors import AbupdateError, RefusedError, SourceError, UsageError
-from abupdate.release.metadata import (
-    ReleaseToml,
-    Version,
-    format_release_toml,
-    parse_release_toml,
-)
+from abupdate.release.metadata import ReleaseToml, format_release_toml, parse_release_toml
+from abupdate.release.version import Version
 
 IN_ORDER = [
     *["0", "0.0.1", "0.9", "0.10", "1-alpha", "1-beta.2", "1-rc", "1-rc.0", "1-rc.1", "1-rc.2"],
