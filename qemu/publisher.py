@@ -16,7 +16,8 @@ import guest
 
 from abupdate.events import Events
 from abupdate.release import bundle, signature, tag
-from abupdate.release.metadata import ReleaseToml, Version, format_release_toml
+from abupdate.release.metadata import ReleaseToml, format_release_toml
+from abupdate.release.version import Version
 from abupdate.run import run
 from abupdate.store.capture import Totals, capture
 from abupdate.store.repository import Repository

@@ -1,4 +1,4 @@
-"""`make docs`: the JSON schema of `abupdate status --json`, from its classes."""
+"""`make docs`: the JSON schemas in docs/, from the classes that they describe."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from abupdate.release.metadata import ReleaseToml
 from abupdate.update.status import StatusReport
 
-PATH = Path(__file__).parent.parent / "docs" / "status.schema.json"
+DOCS = Path(__file__).parent.parent / "docs"
+DESCRIBED: dict[str, type] = {
+    "release.schema.json": ReleaseToml,
+    "status.schema.json": StatusReport,
+}
 
 
-def schema() -> str:
-    """The text of the schema file."""
-    return json.dumps(TypeAdapter(StatusReport).json_schema(), indent=2) + "\n"
+def schema(name: str) -> str:
+    """The text of a schema file."""
+    return json.dumps(TypeAdapter(DESCRIBED[name]).json_schema(), indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    PATH.write_text(schema())
+    for name in DESCRIBED:
+        (DOCS / name).write_text(schema(name))

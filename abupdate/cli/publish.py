@@ -22,7 +22,7 @@ from abupdate.cli.invocation import Json
 from abupdate.errors import NoSpaceError, SourceError, UsageError
 
 if TYPE_CHECKING:
-    from abupdate.release.metadata import Version
+    from abupdate.release.version import Version
 
 publish = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -287,7 +287,7 @@ def _told_files() -> Iterator[None]:
 
 
 def _version(text: str) -> Version:
-    from abupdate.release.metadata import Version
+    from abupdate.release.version import Version
 
     return Version(text)
 

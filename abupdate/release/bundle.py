@@ -23,10 +23,10 @@ from abupdate.release.header import (
     format_header,
     parse_header,
 )
-from abupdate.release.metadata import Version
 from abupdate.release.packstart import tags_at_start
 from abupdate.release.quarantine import migrate, open_quarantine
 from abupdate.release.tag import MAX_TAG, parse_tag
+from abupdate.release.version import Version
 from abupdate.store.repository import Readable, Repository
 
 __all__ = ["BundleHeader", "Incoming", "Received", "create", "parse_header"]

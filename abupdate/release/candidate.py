@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Self
 
 from abupdate.errors import SourceError, UsageError
-from abupdate.release.metadata import Version
 from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError, is_cosigner, tag_name
+from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 
 _PREFIX = "refs/tags/release/"

@@ -7,8 +7,9 @@ import tempfile
 from dataclasses import dataclass, field
 
 from abupdate.errors import UsageError
-from abupdate.release.metadata import Version, parse_release_toml
+from abupdate.release.metadata import parse_release_toml
 from abupdate.release.packages import packages
+from abupdate.release.version import Version
 from abupdate.store.changes import Change, same_content
 from abupdate.store.content import open_commit
 from abupdate.store.manifest import Kind, escape

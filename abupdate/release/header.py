@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from abupdate.errors import AbupdateError, SourceError
 from abupdate.events import Events
-from abupdate.release.metadata import Version
 from abupdate.release.tag import MAX_COSIGNERS, is_cosigner
+from abupdate.release.version import Version
 from abupdate.store.repository import Readable
 
 MAX_PREREQUISITES = 64

@@ -26,15 +26,11 @@ from abupdate.release.bundle import Incoming
 from abupdate.release.candidate import signed_releases
 from abupdate.release.fixups import fixups
 from abupdate.release.header import CountedSource, parse_header
-from abupdate.release.metadata import (
-    ReleaseToml,
-    Version,
-    format_release_toml,
-    parse_release_toml,
-)
+from abupdate.release.metadata import ReleaseToml, format_release_toml, parse_release_toml
 from abupdate.release.signature import TrustFiles, Verified, format_payload, sign
 from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
 from abupdate.release.threshold import believe
+from abupdate.release.version import Version
 from abupdate.store.capture import Captured, Totals, capture
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.repository import Repository

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO
 
 from abupdate.errors import ProgramError, UsageError
-from abupdate.release.metadata import Version
 from abupdate.release.signers import Signer, TrustFiles, check_krl, check_revoked, read_signers
 from abupdate.release.tag import (
     NAMESPACE,
@@ -27,6 +26,7 @@ from abupdate.release.tag import (
     format_payload,
     parse_tag,
 )
+from abupdate.release.version import Version
 from abupdate.run import Result, run, stream
 
 __all__ = [

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from abupdate.errors import NotTrustedError, UsageError
-from abupdate.release.metadata import Version, check_compatible
+from abupdate.release.compatible import check_compatible
+from abupdate.release.version import Version
 
 MAX_TAG = 64 * 1024
 MAX_COSIGNERS = 8

@@ -13,8 +13,8 @@ from pathlib import Path
 from abupdate.errors import SourceError
 from abupdate.release.bundle import Incoming
 from abupdate.release.candidate import Candidate, Statement, stored
-from abupdate.release.metadata import Version
 from abupdate.release.quarantine import clear_quarantines
+from abupdate.release.version import Version
 from abupdate.source.source import Arriving, Into
 from abupdate.store.repository import Readable
 

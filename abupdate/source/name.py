@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from abupdate.errors import UsageError
-from abupdate.release.metadata import Version
+from abupdate.release.version import Version
 from abupdate.source.http import HttpSource
 from abupdate.source.local import FileSource, StoredSource, StreamSource
 from abupdate.source.source import Source

@@ -9,7 +9,7 @@ from typing import Protocol
 from abupdate.config import SourceSection
 from abupdate.events import Events
 from abupdate.release.candidate import Candidate, Statement
-from abupdate.release.metadata import Version
+from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 
 

@@ -17,9 +17,10 @@ from abupdate.errors import NotTrustedError, SourceError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.release.candidate import Candidate, Statement
-from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
+from abupdate.release.metadata import ReleaseToml, parse_release_toml
 from abupdate.release.signature import Verified
 from abupdate.release.threshold import believe
+from abupdate.release.version import Version
 from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import trust

@@ -9,7 +9,7 @@ from abupdate.config import Settings
 from abupdate.disk.layout import Slot
 from abupdate.errors import RefusedError
 from abupdate.events import Events
-from abupdate.release.metadata import Version
+from abupdate.release.version import Version
 from abupdate.update import trust
 from abupdate.update.arming import UNDO
 from abupdate.update.job import job, unstoppable

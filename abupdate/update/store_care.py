@@ -14,8 +14,8 @@ from abupdate.errors import AbupdateError, ContentDiffersError, ProgramError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.release.candidate import signed_releases
-from abupdate.release.metadata import Version
 from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
+from abupdate.release.version import Version
 from abupdate.store import packs
 from abupdate.store.content import open_commit
 from abupdate.store.repository import Repository

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from abupdate.errors import DeviceFaultError, RefusedError, UsageError
 from abupdate.paths import Paths
-from abupdate.release.metadata import ReleaseToml, Version, parse_release_toml
+from abupdate.release.metadata import ReleaseToml, parse_release_toml
 from abupdate.release.signature import TrustFiles
 from abupdate.release.tag import LAST_SECOND
+from abupdate.release.version import Version
 from abupdate.update.records import replace_file
 
 _MAX_SMALL_FILE = 64 * 1024

@@ -25,7 +25,7 @@ from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError, RefusedError
 from abupdate.events import Event, Events
 from abupdate.paths import Paths
-from abupdate.release.metadata import Version
+from abupdate.release.version import Version
 from abupdate.store.materialise.apply import Written
 from abupdate.update import arming
 from abupdate.update import confirm as confirm_module

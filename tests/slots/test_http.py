@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from abupdate.disk.layout import Slot
-from abupdate.source import http
 from tests.slots.device import Device, make_release, snapshot
 from tests.slots.rootfs import make_rootfs
 from tests.slots.webserver import Site, serving
@@ -21,7 +20,7 @@ CHUNK = 16 * 1024
 
 @pytest.fixture
 def device(plain_device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
-    monkeypatch.setattr(http.time, "sleep", lambda _: None)
+    monkeypatch.setattr("abupdate.source.http.time.sleep", lambda _: None)
     return plain_device
 
 

@@ -6,8 +6,9 @@ import random
 from pathlib import Path
 
 from abupdate.events import Events
-from abupdate.release.metadata import ReleaseToml, Version, format_release_toml
+from abupdate.release.metadata import ReleaseToml, format_release_toml
 from abupdate.release.signature import format_payload, sign
+from abupdate.release.version import Version
 from abupdate.store.capture import Totals, capture
 from abupdate.store.repository import Repository
 from tests.unit.release_keys import NOW, Key
@@ -32,7 +33,13 @@ def publish(repository: Repository, key: Key, tree: Path, version: str) -> str:
 
     def describe(totals: Totals) -> bytes:
         return format_release_toml(
-            ReleaseToml(Version(version), "acme", totals.bytes, totals.inodes, NOW)
+            ReleaseToml(
+                version=Version(version),
+                compatible="acme",
+                bytes=totals.bytes,
+                inodes=totals.inodes,
+                created=NOW,
+            )
         )
 
     captured = capture(tree, repository, describe, Events(), subject=version, date=NOW)

@@ -25,8 +25,8 @@ from abupdate.errors import (
 from abupdate.events import Events
 from abupdate.release.bundle import Incoming, Received, create
 from abupdate.release.header import BundleHeader, CountedSource, format_header, parse_header
-from abupdate.release.metadata import Version
 from abupdate.release.signature import Reason, TagRefusedError, TrustFiles, verify
+from abupdate.release.version import Version
 from abupdate.run import Sandbox
 from abupdate.store.content import open_commit
 from abupdate.store.repository import Repository

@@ -11,7 +11,6 @@ from typing import IO, TypeVar
 import pytest
 
 from abupdate.errors import ExitCode, UsageError
-from abupdate.release.metadata import Version
 from abupdate.release.signature import (
     Reason,
     TagRefusedError,
@@ -21,6 +20,7 @@ from abupdate.release.signature import (
     sign,
     verify,
 )
+from abupdate.release.version import Version
 from tests.unit.release_keys import (
     ALICE,
     COMMIT,
