@@ -158,6 +158,14 @@ class SourceSection(_Section):
     rate_limit: int = Field(
         default=0, ge=0, description="Bytes a second that are fetched at most; 0 = no limit."
     )
+    ssh_key: str = Field(
+        default="/etc/abupdate/ssh_key",
+        description="Private key for git over ssh, where it is there; the store's user reads it.",
+    )
+    known_hosts: str = Field(
+        default="/etc/abupdate/known_hosts",
+        description="Host keys for git over ssh; without that file any host is asked.",
+    )
     proxy: str = Field(default="", description="Proxy, such as http://host:3128; none by default.")
 
 

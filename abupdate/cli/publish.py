@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 publish = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Repo = Annotated[Path, typer.Option("--repo", help="Git repository of your releases.")]
+Key = Annotated[
+    Path, typer.Option("--key", help="Private key, or .pub of a key that an agent holds.")
+]
+Tagger = Annotated[str, typer.Option(help="Name and address in the tag.")]
 VersionText = Annotated[str, typer.Option("--version", help="Such as 7, 1.2.0 or 1.2.0-rc.1.")]
 
 _KEY_NAME = "release"
@@ -136,10 +140,12 @@ def commit(
 def sign(
     repo: Repo,
     version: VersionText,
-    key: Annotated[
-        Path, typer.Option("--key", help="Private key, or .pub of a key that an agent holds.")
-    ],
-    tagger: Annotated[str, typer.Option(help="Name and address in the tag.")] = _TAGGER,
+    key: Key,
+    cosigner: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Add the signature of this further signer instead."),
+    ] = None,
+    tagger: Tagger = _TAGGER,
 ) -> None:
     """Sign the commit of a version: this makes it a release.
 
@@ -147,15 +153,57 @@ def sign(
 
     \b
         abupdate publish sign --repo r.git --version 2 --key keys/release
+
+    Where devices ask for several signers (trust.min_signers), the others add theirs, each
+    under the name that devices list:
+
+    \b
+        abupdate publish sign --repo r.git --version 2 --key bob --cosigner bob@example.org
     """
     from abupdate.release import publisher
 
     repository = publisher.open_repository(repo)
-    tag = publisher.sign_release(
-        repository, _version(version), key, tagger=tagger, terminal=_terminal()
-    )
+    if cosigner is not None:
+        tag = publisher.cosign_release(
+            repository, _version(version), key, cosigner, tagger=tagger, terminal=_terminal()
+        )
+    else:
+        tag = publisher.sign_release(
+            repository, _version(version), key, tagger=tagger, terminal=_terminal()
+        )
     print(f"release   {version}")
     print(f"tag       {tag}")
+
+
+@publish.command()
+def promote(
+    repo: Repo,
+    version: VersionText,
+    channel: Annotated[str, typer.Option(help="Channel that devices follow, such as stable.")],
+    key: Key,
+    days: Annotated[
+        int, typer.Option(min=1, max=3660, help="How long devices take it for news.")
+    ] = 90,
+    tagger: Tagger = _TAGGER,
+) -> None:
+    """Make a signed release the one of a channel.
+
+    Devices follow it with `abupdate install REMOTE#channel/NAME`. Promote again, the same
+    release if there is no other, before the days are over: devices warn of a stale channel,
+    since somebody may keep newer releases from them.
+
+    \b
+        abupdate publish promote --repo r.git --channel stable --version 2 --key keys/release
+    """
+    from abupdate.release import publisher
+
+    made = publisher.promote(
+        publisher.open_repository(repo), channel, _version(version), key,
+        int(time.time()) + days * 86400, tagger=tagger, terminal=_terminal(),
+    )  # fmt: skip
+    print(f"channel   {made.name}, sequence {made.sequence}")
+    print(f"release   {made.release} for {made.compatible}")
+    print(f"valid     until {_day(made.valid_until)}")
 
 
 @publish.command()
@@ -213,7 +261,7 @@ def verify(
     base = publisher.open_repository(repo) if repo else None
     found = publisher.check_bundle(file, trust, base, terminal_events())
     print(f"release   {found.verified.version} for {found.verified.compatible}")
-    print(f"signer    {found.verified.signer}, {found.verified.fingerprint}")
+    print(f"signer    {found.verified.signers}, {found.verified.fingerprint}")
     print(f"signed    {_day(found.verified.tagger_time)}")
     print(f"commit    {found.verified.commit}")
     print(f"manifest  {found.verified.manifest_sha256}")
@@ -224,7 +272,7 @@ def verify(
 
 @publish.command()
 def log(repo: Repo) -> None:
-    """List the releases of a repository, the highest version first.
+    """List the releases of a repository, the highest version first, and its channels.
 
     \b
         abupdate publish log --repo r.git
@@ -233,13 +281,23 @@ def log(repo: Repo) -> None:
     """
     from abupdate.release import publisher
 
-    for listed in publisher.releases(publisher.open_repository(repo)):
+    repository = publisher.open_repository(repo)
+    for listed in publisher.releases(repository):
         if listed.tag is None:
             print(f"{listed.version!s:<16} {listed.commit[:12]}  not signed")
             continue
         key = listed.tag.signature.fingerprint
         day = _day(listed.tag.tagger_time)
-        print(f"{listed.version!s:<16} {listed.commit[:12]}  {day}  {listed.tag.compatible}  {key}")
+        more = f" and {', '.join(listed.cosigners)}" if listed.cosigners else ""
+        print(
+            f"{listed.version!s:<16} {listed.commit[:12]}  {day}  {listed.tag.compatible}  "
+            f"{key}{more}"
+        )
+    for one in publisher.channels(repository):
+        print(
+            f"channel {one.name:<8} release {one.release}, sequence {one.sequence}, "
+            f"valid until {_day(one.valid_until)}"
+        )
 
 
 @publish.command()

@@ -154,6 +154,7 @@ class Incoming:
         `source` need not be seekable; `max_bytes` bounds what is read of it, `total` is its
         size where known, for progress. Raises `SourceError`.
         """
+        self.channel = None
         self._store = store
         self._max_bytes = max_bytes
         self._source = CountedSource(source, max_bytes, events, total)

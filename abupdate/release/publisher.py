@@ -6,6 +6,7 @@ A commit waits at `refs/abupdate/commits/<version>` until it is signed; the tag
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import time
@@ -23,12 +24,20 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.release.bundle import Incoming
-from abupdate.release.candidate import signed_releases
+from abupdate.release.candidate import Candidate, cosignatures, signed_releases
+from abupdate.release.channel import PREFIX as CHANNELS
+from abupdate.release.channel import (
+    ChannelTag,
+    check_channel,
+    format_channel,
+    join_tags,
+    parse_channel,
+)
 from abupdate.release.fixups import fixups
 from abupdate.release.header import CountedSource, parse_header
 from abupdate.release.metadata import ReleaseToml, format_release_toml, parse_release_toml
 from abupdate.release.signature import TrustFiles, Verified, format_payload, sign
-from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
+from abupdate.release.tag import MAX_COSIGNERS, MAX_TAG, SignedTag, is_cosigner, parse_tag
 from abupdate.release.threshold import believe
 from abupdate.release.version import Version
 from abupdate.store.capture import Captured, Totals, capture
@@ -85,6 +94,7 @@ class Listed:
     version: Version
     commit: str
     tag: SignedTag | None
+    cosigners: tuple[str, ...] = ()
 
 
 def open_repository(path: Path, *, create: bool = False) -> Repository:
@@ -188,7 +198,115 @@ def sign_release(
     tag = repository.write_object("tag", raw)
     repository.set_ref(version.ref, tag)
     repository.delete_ref(_WAITING + version.text)
+    repository.list_for_static_servers()
     return tag
+
+
+def cosign_release(
+    repository: Repository,
+    version: Version,
+    key: Path,
+    signer: str,
+    *,
+    tagger: str,
+    terminal: IO[bytes] | None = None,
+) -> str:
+    """Add the tag of a further signer to a release that is signed; gives its id.
+
+    `signer` is the name under which devices list the key. The whole content is hashed
+    before. Raises `NothingToDoError` when this signer has signed it already.
+    """
+    if not is_cosigner(signer):
+        raise UsageError(
+            f"A signer's name that can end a tag's name was expected, found {signer[:80]!r}.",
+            "Example: bob@example.org, as in the allowed_signers of the devices.",
+        )
+    first_oid = repository.resolve(version.ref)
+    if first_oid is None:
+        raise UsageError(
+            f"{repository.path} has no signed release {version} to add a signature to.",
+            f"Sign it first: abupdate publish sign --version {version}",
+        )
+    present = cosignatures(repository, version)
+    if signer in present:
+        raise NothingToDoError(f"{signer} has signed release {version} already.")
+    if len(present) == MAX_COSIGNERS:
+        raise UsageError(f"Release {version} has {MAX_COSIGNERS} further signers, the most.")
+    first = _tag(repository, version, first_oid)
+    with open_commit(repository, first.commit, first.manifest_sha256) as content:
+        content.hash_all()
+    payload = format_payload(
+        commit=first.commit,
+        version=version,
+        manifest_sha256=first.manifest_sha256,
+        compatible=first.compatible,
+        tagger=tagger,
+        tagger_time=int(time.time()),
+        cosigner=signer,
+    )
+    raw = sign(payload, key, terminal)
+    parse_tag(raw, version, signer)
+    tag = repository.write_object("tag", raw)
+    repository.set_ref(f"{version.ref}+{signer}", tag)
+    repository.list_for_static_servers()
+    return tag
+
+
+def promote(
+    repository: Repository,
+    name: str,
+    version: Version,
+    key: Path,
+    valid_until: int,
+    *,
+    tagger: str,
+    terminal: IO[bytes] | None = None,
+) -> ChannelTag:
+    """Make a signed release the one of a channel, until `valid_until` (seconds since the epoch).
+
+    The same release again makes the channel fresh again.
+    """
+    check_channel(name)
+    oid = repository.resolve(version.ref)
+    if oid is None:
+        raise UsageError(
+            f"{repository.path} has no signed release {version}.",
+            f"Sign it first: abupdate publish sign --version {version}",
+        )
+    statement = Candidate(version, oid, repository, cosignatures(repository, version)).statement
+    tags = join_tags(statement)
+    before = channel(repository, name)
+    payload = format_channel(
+        name=name,
+        tags=repository.write_object("blob", tags),
+        tags_sha256=hashlib.sha256(tags).hexdigest(),
+        release=version,
+        sequence=1 if before is None else before.sequence + 1,
+        valid_until=valid_until,
+        compatible=parse_tag(statement.tag, version).compatible,
+        tagger=tagger,
+        tagger_time=int(time.time()),
+    )
+    raw = sign(payload, key, terminal)
+    made = parse_channel(raw, name)
+    repository.set_ref(f"{CHANNELS}{name}", repository.write_object("tag", raw))
+    repository.list_for_static_servers()
+    return made
+
+
+def channel(repository: Repository, name: str) -> ChannelTag | None:
+    """What a channel says now; None where there is none. Its signature is not verified."""
+    oid = repository.resolve(f"{CHANNELS}{name}")
+    if oid is None:
+        return None
+    with repository.reader() as reader:
+        return parse_channel(reader.read(oid, "tag", MAX_TAG), name)
+
+
+def channels(repository: Repository) -> list[ChannelTag]:
+    """All channels of a repository, by name. Signatures are not verified."""
+    names = sorted(ref.removeprefix(CHANNELS) for ref in repository.refs(CHANNELS))
+    return [found for name in names if (found := channel(repository, name)) is not None]
 
 
 def check_bundle(
@@ -233,7 +351,7 @@ def releases(repository: Repository) -> list[Listed]:
     found = []
     for version, tag_oid in signed_releases(repository).items():
         tag = _tag(repository, version, tag_oid)
-        found.append(Listed(version, tag.commit, tag))
+        found.append(Listed(version, tag.commit, tag, tuple(cosignatures(repository, version))))
     signed = {listed.version for listed in found}
     for ref, oid in repository.refs(_WAITING).items():
         version = Version(ref[len(_WAITING) :])

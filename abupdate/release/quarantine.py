@@ -24,24 +24,19 @@ _PACK_FILE = re.compile(r"pack-[0-9a-f]{40,64}\.(pack|rev|idx)")
 _ORDER = (".pack", ".rev", ".idx")
 
 
-def clear_quarantines(store: Repository) -> Path:
-    """Delete what earlier runs left behind; the folder for a new one.
-
-    One at a time: the caller holds the device's lock.
-    """
-    spool = _spool(store)
-    for left in sorted(spool.glob(f"{_PREFIX}*")):
+def clear_quarantines(store: Repository) -> None:
+    """Delete what earlier runs left behind. The caller holds the device's lock."""
+    for left in sorted(_spool(store).glob(f"{_PREFIX}*")):
         store.as_owner("rm", "-rf", "--", left)
-    return spool
 
 
 def open_quarantine(store: Repository, file_size: int, *, borrow: bool) -> Repository:
-    """An empty quarantine; what earlier runs left behind is deleted first.
+    """An empty quarantine.
 
     `file_size`: bytes that git may write to one file of it. `borrow`: the store's objects
     are there to read from the start.
     """
-    path = clear_quarantines(store) / f"{_PREFIX}{secrets.token_hex(8)}"
+    path = _spool(store) / f"{_PREFIX}{secrets.token_hex(8)}"
     try:
         return Repository.create(
             path,

@@ -22,6 +22,7 @@ from abupdate.release.tag import (
     NAMESPACE,
     Reason,
     SignedTag,
+    SignedText,
     TagRefusedError,
     format_payload,
     parse_tag,
@@ -41,6 +42,7 @@ __all__ = [
     "sign",
     "signer_line",
     "verify",
+    "verify_text",
 ]
 
 _SSH_SECONDS = 30.0
@@ -85,10 +87,35 @@ def verify(
     the highest of all tagger dates accepted before and the build time of the running
     release (seconds since the epoch): the date of a tag cannot bring an expired key back.
     """
+    signers = _known_signers(trust)
+    tag = parse_tag(raw_tag, ref_version, cosigner)
+    signer = _signer(tag, trust, signers, not_before)
+    return Verified(
+        signer.principal,
+        signer.fingerprint,
+        tag.commit,
+        tag.manifest_sha256,
+        tag.version,
+        tag.compatible,
+        tag.tagger_time,
+    )
+
+
+def verify_text(tag: SignedText, trust: TrustFiles, not_before: int) -> Signer:
+    """Who signed a tag of the right shape; raises `TagRefusedError` as `verify` does."""
+    return _signer(tag, trust, _known_signers(trust), not_before)
+
+
+def _known_signers(trust: TrustFiles) -> tuple[Signer, ...]:
     signers = read_signers(trust.allowed_signers)
     for path in trust.revoked:
         check_revoked(path)
-    tag = parse_tag(raw_tag, ref_version, cosigner)
+    return signers
+
+
+def _signer(
+    tag: SignedText, trust: TrustFiles, signers: tuple[Signer, ...], not_before: int
+) -> Signer:
     if tag.signature.namespace != NAMESPACE:
         raise TagRefusedError(
             Reason.NAMESPACE,
@@ -102,22 +129,14 @@ def verify(
         check.signature(signer)
         for path in trust.revoked:
             check.not_revoked(signer, path)
-    return Verified(
-        signer.principal,
-        signer.fingerprint,
-        tag.commit,
-        tag.manifest_sha256,
-        tag.version,
-        tag.compatible,
-        tag.tagger_time,
-    )
+    return signer
 
 
 @dataclass(frozen=True)
 class _Check:
     """One verification with its scratch folder; `when` is the verify time."""
 
-    tag: SignedTag
+    tag: SignedText
     when: int
     folder: Path
 

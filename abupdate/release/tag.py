@@ -1,4 +1,4 @@
-"""The raw tag of a release: its shape, checked byte by byte before any signature is.
+"""The raw tag of a release or channel: its shape, checked byte by byte before any signature is.
 
 `git verify-tag` accepts tags on trees, renamed refs, PGP signatures and text
 after the signature; here a tag has one form (docs/release-format.md) and
@@ -35,6 +35,7 @@ _HEADER = re.compile(
     rb"(?P<time>[0-9]{1,12}) [+-][0-9]{4}\n"
     rb"\n"
 )
+COMPATIBLE = rb"[A-Za-z0-9][A-Za-z0-9._,+:-]{0,127}"
 LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z: later ones have no four-digit year
 
 
@@ -91,8 +92,8 @@ class SshSignature:
 
 
 @dataclass(frozen=True)
-class SignedTag:
-    """A release tag of the right shape, its signature not yet verified.
+class SignedText:
+    """A tag object with one SSH signature that ends it; the signature is not yet verified.
 
     `payload` is what the signature covers, `armoured` the signature block,
     `tagger_time` the signer's own claim in seconds since the epoch.
@@ -101,10 +102,16 @@ class SignedTag:
     payload: bytes
     armoured: bytes
     signature: SshSignature
-    commit: str
-    version: Version
     tagger: str
     tagger_time: int
+
+
+@dataclass(frozen=True)
+class SignedTag(SignedText):
+    """A release tag of the right shape."""
+
+    commit: str
+    version: Version
     manifest_sha256: str
     compatible: str
 
@@ -152,14 +159,46 @@ def parse_tag(raw: bytes, version: Version, cosigner: str | None = None) -> Sign
 
     Raises `TagRefusedError` for whatever is not exactly as the format says.
     """
+    opened = open_tag(raw, tag_name(version, cosigner), "commit")
+    return SignedTag(
+        **vars(opened.text),
+        commit=opened.target,
+        version=version,
+        manifest_sha256=opened.field("Manifest-SHA256", rb"[0-9a-f]{64}"),
+        compatible=opened.field("Compatible", COMPATIBLE),
+    )
+
+
+@dataclass(frozen=True)
+class OpenedTag:
+    """The parts that every tag of ours has: what it is on, its text, its message."""
+
+    target: str
+    text: SignedText
+    message: bytes
+
+    def field(self, name: str, pattern: bytes) -> str:
+        """The value of the one line `name: value` in its message."""
+        start = name.encode() + b": "
+        lines = [line for line in self.message.split(b"\n") if line.startswith(start[:-1])]
+        match = re.fullmatch(start + b"(" + pattern + b")", lines[0]) if len(lines) == 1 else None
+        if match is None:
+            raise _shape(f"does not have exactly one good line '{name}: …'")
+        return match[1].decode("ascii")
+
+
+def open_tag(raw: bytes, name: str, kind: str) -> OpenedTag:
+    """Take a tag object of this name on an object of this kind apart.
+
+    Raises `TagRefusedError` for whatever is not exactly as the format says.
+    """
     if len(raw) > MAX_TAG:
         raise _shape(f"has {len(raw)} bytes, at most {MAX_TAG} are allowed")
     header = _HEADER.match(raw)
     if header is None:
         raise _shape("does not have exactly the lines object, type, tag and tagger as its header")
-    if header["type"] != b"commit":
-        raise _shape(f"is on a {header['type'].decode('ascii')[:20]}, not on a commit")
-    name = tag_name(version, cosigner)
+    if header["type"] != kind.encode():
+        raise _shape(f"is on a {header['type'].decode('ascii')[:20]}, not on a {kind}")
     if header["tag"] != name.encode("ascii"):
         found = header["tag"][:160].decode("ascii")
         raise TagRefusedError(
@@ -169,18 +208,9 @@ def parse_tag(raw: bytes, version: Version, cosigner: str | None = None) -> Sign
     if time > LAST_SECOND:
         raise _shape("has a date after the year 9999")
     payload, armoured = _split(raw)
-    message = payload[header.end() :]
-    return SignedTag(
-        payload=payload,
-        armoured=armoured,
-        signature=_signature(armoured),
-        commit=header["commit"].decode("ascii"),
-        version=version,
-        tagger=header["tagger"].decode("utf-8", errors="replace"),
-        tagger_time=time,
-        manifest_sha256=_field(message, b"Manifest-SHA256", rb"[0-9a-f]{64}"),
-        compatible=_field(message, b"Compatible", rb"[A-Za-z0-9][A-Za-z0-9._,+:-]{0,127}"),
-    )
+    tagger = header["tagger"].decode("utf-8", errors="replace")
+    text = SignedText(payload, armoured, _signature(armoured), tagger, time)
+    return OpenedTag(header["commit"].decode("ascii"), text, payload[header.end() :])
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes]:
@@ -236,18 +266,9 @@ def ssh_strings(blob: bytes) -> list[bytes] | None:
     return found
 
 
-def _field(message: bytes, name: bytes, pattern: bytes) -> str:
-    """The value of the one line `name: value` in the tag's message."""
-    lines = [line for line in message.split(b"\n") if line.startswith(name + b":")]
-    match = re.fullmatch(name + rb": (" + pattern + rb")", lines[0]) if len(lines) == 1 else None
-    if match is None:
-        raise _shape(f"does not have exactly one good line '{name.decode()}: …'")
-    return match[1].decode("ascii")
-
-
 def _shape(text: str) -> TagRefusedError:
     return TagRefusedError(
         Reason.SHAPE,
-        f"The object is not a release tag: it {text}.",
-        "Release tags are made with `abupdate publish sign`.",
+        f"The object is not a tag of a release: it {text}.",
+        "They are made with `abupdate publish sign` and `promote`.",
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 from abupdate.errors import SourceError
 from abupdate.release.bundle import Incoming
 from abupdate.release.candidate import Candidate, Statement, stored
-from abupdate.release.quarantine import clear_quarantines
 from abupdate.release.version import Version
 from abupdate.source.source import Arriving, Into
 from abupdate.store.repository import Readable
@@ -73,7 +72,6 @@ class StoredSource:
     @contextmanager
     def opened(self, into: Into) -> Iterator[Arriving]:
         """Find it. Raises `SourceError`."""
-        clear_quarantines(into.store)
         yield _Kept(stored(into.store, self.version))
 
 
@@ -88,6 +86,10 @@ class _Kept:
     @property
     def statement(self) -> Statement:
         return self.candidate.statement
+
+    @property
+    def channel(self) -> None:
+        return None
 
     def receive(self) -> Candidate:
         return self.candidate

@@ -8,9 +8,8 @@ from abupdate.errors import UsageError
 from abupdate.release.version import Version
 from abupdate.source.http import HttpSource
 from abupdate.source.local import FileSource, StoredSource, StreamSource
+from abupdate.source.remote import RemoteSource
 from abupdate.source.source import Source
-
-HELP = "A bundle file, - for standard input, https://…, or release/VERSION for one in the store."
 
 _STORED = "release/"
 
@@ -19,6 +18,9 @@ def parse_source(text: str) -> Source:
     """The source that a text names. Raises `UsageError`."""
     if text == "-":
         return StreamSource()
+    url, hash_sign, ref = text.rpartition("#")
+    if hash_sign and not Path(text).is_file():
+        return RemoteSource(url, ref)
     if text.startswith(("http://", "https://")):
         return HttpSource(text)
     if text.startswith(_STORED):

@@ -9,6 +9,7 @@ from typing import Protocol
 from abupdate.config import SourceSection
 from abupdate.events import Events
 from abupdate.release.candidate import Candidate, Statement
+from abupdate.release.channel import ChannelTag
 from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 
@@ -27,6 +28,11 @@ class Arriving(Protocol):
     @property
     def statement(self) -> Statement | None:
         """What its signers say, where that is known before all of it has come."""
+        ...
+
+    @property
+    def channel(self) -> ChannelTag | None:
+        """The channel that named it."""
         ...
 
     def receive(self) -> Candidate:

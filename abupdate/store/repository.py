@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -55,12 +55,21 @@ _SETTINGS = {
     "pack.threads": "1",
     "transfer.fsckObjects": "true",
 }
-# In the environment and not on its command line, which an error of git's begins with.
-_ENVIRONMENT |= {
-    "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
-    **{f"GIT_CONFIG_KEY_{number}": key for number, key in enumerate(_SETTINGS)},
-    **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(_SETTINGS.values())},
-}
+# What comes from elsewhere is looked at by index-pack --strict later, on its way to the store.
+_FETCHING = {**_SETTINGS, "transfer.fsckObjects": "false", "fetch.unpackLimit": "1"}
+
+
+def _with_settings(environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    """In the environment, not on git's command line, which an error of git's begins with."""
+    return {
+        **environment,
+        "GIT_CONFIG_COUNT": str(len(settings)),
+        **{f"GIT_CONFIG_KEY_{number}": key for number, key in enumerate(settings)},
+        **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(settings.values())},
+    }
+
+
+_ENVIRONMENT = _with_settings(_ENVIRONMENT, _SETTINGS)
 # git has many words for a full disk, and often none: less than this free is full.
 _FULL = 64 * 1024
 # One that lies on another, thinly, is full before it says so.
@@ -148,6 +157,55 @@ class Repository:
         """Remove a ref; one that is missing is fine."""
         self.git("update-ref", "-d", ref)
 
+    def list_for_static_servers(self) -> None:
+        """Write down refs and packs, so that any web server can serve this repository."""
+        self.git("update-server-info")
+
+    def fetch(
+        self,
+        url: str,
+        refspecs: Sequence[str],
+        settings: Mapping[str, str],
+        environment: Mapping[str, str],
+        have: Sequence[str] = (),
+    ) -> None:
+        """Get refs of another repository and what they need that is not here.
+
+        `settings` are git's own for the way there, as `environment`. `have`: commits that
+        are here whole; this repository is then for this fetch and nothing else. Raises
+        `ProgramError`, `NoSpaceError`.
+        """
+        if have:
+            # A server leaves out what a commit has that is here, as long as the histories meet.
+            # Releases have none; for those who say that theirs is cut off it looks at the trees.
+            cut = "".join(f"{commit}\n" for commit in have).encode()
+            self.as_owner("tee", self.path / "shallow", stdin=cut)
+        environment = _with_settings({**_ENVIRONMENT, **environment}, {**_FETCHING, **settings})
+        arguments = self._argv(
+            "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
+            "--no-recurse-submodules", "--end-of-options", url, *refspecs,
+        )  # fmt: skip
+        try:
+            run(arguments, env=environment, sandbox=self.sandbox, timeout=_LONG)
+        except ProgramError as error:
+            self._raise_if_full(error)
+            raise
+
+    @contextmanager
+    def packing(self, tags: Sequence[str], commit: str, have: Sequence[str]) -> Iterator[Readable]:
+        """The pack of a release as it would stand in a bundle, without what `have` has."""
+        with stream(
+            self._argv("pack-objects", "--stdout", "--quiet", "--delta-base-offset"),
+            stdin=True,
+            stdout=True,
+            env=_ENVIRONMENT,
+            sandbox=self.sandbox,
+        ) as git:
+            # git reads all of its list before it writes.
+            git.stdin.write(self._pack_list(tags, commit, have))
+            git.stdin.close()
+            yield git.stdout
+
     def has(self, oid: str) -> bool:
         """Whether the object is here."""
         return self.git("cat-file", "-e", oid, ok=(0, 1, 128)).code == 0
@@ -216,13 +274,6 @@ class Repository:
         lack. The commits need no common history: the difference of the trees is
         taken here, and the old commits are offered as bases of deltas.
         """
-        wanted = self._objects(commit)
-        for old in since:
-            for oid in self._objects(old):
-                wanted.pop(oid, None)
-        lines = [f"-{old}".encode() for old in since]
-        lines += [name.encode() for name in (*tags, commit)]
-        lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
         # Not --thin: that makes git list objects by itself, along a history that is not there.
         arguments = ["pack-objects", "--stdout", "--quiet", "--delta-base-offset"]
         if since:
@@ -236,9 +287,19 @@ class Repository:
             env=_ENVIRONMENT,
             sandbox=self.sandbox,
         ) as git:
-            for line in lines:
-                git.stdin.write(line + b"\n")
+            git.stdin.write(self._pack_list(tags, commit, since))
             git.finish(timeout=_LONG)
+
+    def _pack_list(self, tags: Sequence[str], commit: str, since: Sequence[str]) -> bytes:
+        """What pack-objects is told: a release's objects but those of older ones."""
+        wanted = self._objects(commit)
+        for old in since:
+            for oid in self._objects(old):
+                wanted.pop(oid, None)
+        lines = [f"-{old}".encode() for old in since]
+        lines += [name.encode() for name in (*tags, commit)]
+        lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
+        return b"".join(line + b"\n" for line in lines)
 
     def _objects(self, commit: str) -> dict[str, bytes]:
         """All trees and blobs of a commit, with a path each as a hint for deltas."""

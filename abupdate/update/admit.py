@@ -8,6 +8,7 @@ sources the next is taken where one does not give what it should.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from abupdate.errors import NotTrustedError, SourceError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.release.candidate import Candidate, Statement
+from abupdate.release.channel import ChannelTag
 from abupdate.release.metadata import ReleaseToml, parse_release_toml
-from abupdate.release.signature import Verified
+from abupdate.release.quarantine import clear_quarantines
+from abupdate.release.signature import Verified, verify_text
 from abupdate.release.threshold import believe
 from abupdate.release.version import Version
 from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
-from abupdate.update import trust
+from abupdate.update import channels, trust
 from abupdate.update.slots import Machine, require_store
 
 
@@ -60,6 +63,9 @@ class Examined:
 # Asked as soon as the signature is good; raises when the device does not take the release.
 Early = Callable[[Verified], None]
 
+# Told of a channel's tag that is believed.
+Heard = Callable[[ChannelTag], None]
+
 # Asked before a release joins the store; raises when the device cannot take it.
 Accept = Callable[[Examined], None]
 
@@ -71,13 +77,15 @@ def examined(
     settings: Settings,
     events: Events,
     early: Early = lambda _: None,
+    heard: Heard = lambda _: None,
 ) -> Iterator[Examined]:
     """Read a release from the first source that gives it, and check its signature.
 
     What came into quarantine lasts for the block. Raises `SourceError`, `NotTrustedError`.
     """
     require_store(machine)
-    judge = _Judge(machine, settings, events, early)
+    clear_quarantines(machine.store())
+    judge = _Judge(machine, settings, events, early, heard)
     with ExitStack() as stack:
         for number, source in enumerate(sources, start=1):
             try:
@@ -95,7 +103,9 @@ def examined(
 class _Judge:
     """What is asked of each source."""
 
-    def __init__(self, machine: Machine, settings: Settings, events: Events, early: Early) -> None:
+    def __init__(
+        self, machine: Machine, settings: Settings, events: Events, early: Early, heard: Heard
+    ) -> None:
         self._trusted = trust.trust_files(machine.paths)
         self._trusted.require_keys()
         self._not_before = trust.not_before(machine.paths)
@@ -103,6 +113,7 @@ class _Judge:
         self._settings = settings
         self._events = events
         self._early = early
+        self._heard = heard
 
     def examine(self, source: Source, stack: ExitStack) -> Examined:
         """A release whose signature is good; what it needs stays open as long as `stack`."""
@@ -111,6 +122,8 @@ class _Judge:
         with self._events.step("open", "Read its beginning"):
             arriving = stack.enter_context(source.opened(into))
         failpoint("source-opened")
+        if arriving.channel is not None:
+            self._follow(arriving.channel)
         verified = self._believe(arriving.statement) if arriving.statement else None
         with self._events.step("receive", "Receive the release"):
             candidate = stack.enter_context(arriving.receive())
@@ -127,6 +140,19 @@ class _Judge:
                 f"release inside says {stated.compatible} {stated.version}."
             )
         return Examined(candidate, verified, stated, content, source.name)
+
+    def _follow(self, channel: ChannelTag) -> None:
+        """Believe what a channel says of its release, before that is fetched."""
+        paths = self._machine.paths
+        with self._events.step("channel", f"Check channel {channel.name}"):
+            verify_text(channel, self._trusted, self._not_before)
+            channels.check(paths, channel, self._settings.device.compatible)
+            if channels.is_stale(paths, channel.valid_until):
+                self._events.warning(
+                    f"Channel {channel.name} is stale: it was valid until "
+                    f"{time.strftime('%Y-%m-%d', time.gmtime(channel.valid_until))}."
+                )
+            self._heard(channel)
 
     def _believe(self, statement: Statement) -> Verified:
         with self._events.step("trust", "Check its signature"):
@@ -171,7 +197,11 @@ def admit(
     def early(verified: Verified) -> None:
         _check_tag(machine, settings, verified)
 
-    with examined(machine, sources, settings, events, early) as found:
+    def heard(channel: ChannelTag) -> None:
+        channels.remember(machine.paths, channel)
+        trust.remember_signature(machine.paths, channel.tagger_time)
+
+    with examined(machine, sources, settings, events, early, heard) as found:
         newer = check_policy(machine, settings, found, allow_downgrade=allow_downgrade)
         accept(found)
         failpoint("trusted")

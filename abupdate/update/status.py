@@ -15,7 +15,7 @@ from typing import Any
 
 from abupdate.boot.state import NONE, BootState, Ustate
 from abupdate.disk.layout import Partition, Slot
-from abupdate.errors import RefusedError
+from abupdate.errors import AbupdateError, RefusedError
 from abupdate.health.mounts import TOLD, mounts_that
 from abupdate.update.job import running_job
 from abupdate.update.records import Intent, SlotRecord
@@ -145,6 +145,7 @@ def differences(
 ) -> list[str]:
     """Where what was installed, what runs, and the boot state do not fit together."""
     found = mounts_that(TOLD, machine.paths.runtime)
+    found += _stale_channels(machine)
     record = records[booted.slot] if booted.slot else None
     running = _running_version(machine)
     if record is not None and running is not None and running != record.release:
@@ -164,6 +165,22 @@ def differences(
     if state.ustate == Ustate.INSTALLED and (intent is None or intent.slot != state.trial):
         found.append(f"Slot {state.trial} is armed, and no record tells of an install into it.")
     return found
+
+
+def _stale_channels(machine: Machine) -> list[str]:
+    if not (machine.paths.state / "trust" / "channels").exists():
+        return []
+    from abupdate.update import channels  # not needed otherwise, and takes long
+
+    try:
+        known = channels.followed(machine.paths).values()
+        return [
+            channels.stale_text(one)
+            for one in known
+            if channels.is_stale(machine.paths, one.valid_until)
+        ]
+    except AbupdateError as error:
+        return [error.message]
 
 
 def _running_version(machine: Machine) -> str | None:

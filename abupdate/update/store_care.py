@@ -13,7 +13,7 @@ from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError, ContentDiffersError, ProgramError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.candidate import signed_releases
+from abupdate.release.candidate import cosignatures, signed_releases
 from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
 from abupdate.release.version import Version
 from abupdate.store import packs
@@ -123,7 +123,10 @@ def prune(machine: Machine, keep: int, events: Events) -> Pruned:
                 # Until the packs are made anew; a rerun sees it, though no ref tells any more.
                 store.as_owner("touch", store.path / _PENDING)
             for release in dropped:
-                store.delete_ref(Version(release).ref)
+                version = Version(release)
+                for signer in cosignatures(store, version):
+                    store.delete_ref(f"{version.ref}+{signer}")
+                store.delete_ref(version.ref)
             failpoint("refs-dropped")
             if (store.path / _PENDING).exists() or before.count > MAX_PACKS:
                 # Also what no ref tells any more, for a slot holds it.

@@ -1,0 +1,269 @@
+"""A release of a git repository elsewhere: over https, ssh, from any static web server, a stick.
+
+git fetches what the store lacks into a repository of its own, as the user of the store.
+From there the release takes the road of a bundle: the same pack, the same checks. What a
+channel names is known, and who says so, before any of its content is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from abupdate.errors import NoSpaceError, ProgramError, SourceError, UsageError
+from abupdate.events import Events
+from abupdate.release.bundle import BundleHeader, Incoming, Received
+from abupdate.release.candidate import Statement, cosignatures, signed_releases
+from abupdate.release.channel import MAX_TAGS, ChannelTag, check_channel, parse_channel, split_tags
+from abupdate.release.header import format_header
+from abupdate.release.quarantine import open_quarantine
+from abupdate.release.tag import MAX_TAG, parse_tag
+from abupdate.release.version import Version
+from abupdate.source.source import Arriving, Into
+from abupdate.store.repository import Readable, Repository
+
+_RELEASE, _CHANNEL = "release/", "channel/"
+_SCHEMES = ("http", "https", "ssh", "git", "file")
+_SCP = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^:].*")
+_GRAPHIC = re.compile(r"[\x21-\x7e]+")
+_ROOM = 64 * 1024 * 1024
+# Releases of the store that the new one is taken to be like, the newest ones.
+_BASES = 8
+_LEAST_RATE = 500
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class RemoteSource:
+    """A release or a channel (`ref`: release/VERSION, channel/NAME) of a git repository."""
+
+    url: str
+    ref: str
+
+    def __post_init__(self) -> None:
+        if self.ref.startswith(_RELEASE):
+            Version.parse(self.ref.removeprefix(_RELEASE))
+        elif self.ref.startswith(_CHANNEL):
+            check_channel(self.ref.removeprefix(_CHANNEL))
+        else:
+            raise UsageError(
+                f"A release or channel of {self.url[:200]} was expected, found {self.ref[:80]!r}.",
+                "Write REMOTE#release/VERSION or REMOTE#channel/NAME.",
+            )
+        remote = _GRAPHIC.fullmatch(self.url) and not self.url.startswith("-")
+        scheme = self.url.partition("://")[0] if "://" in self.url else None
+        known = scheme in _SCHEMES if scheme else _SCP.fullmatch(self.url) or self._local
+        if not (known and (remote or self._local)):
+            raise UsageError(
+                f"A git repository was expected, found {self.url[:200]!r}.",
+                "Write https://…, ssh://…, git://…, user@host:path or a folder.",
+            )
+
+    @property
+    def _local(self) -> bool:
+        return "://" not in self.url and Path(self.url).is_dir()
+
+    @property
+    def name(self) -> str:
+        """The address without a password, and what is asked for there."""
+        shown = self.url
+        with suppress(ValueError):
+            parts = urlsplit(self.url)
+            if parts.password:
+                user = f"{parts.username}@" if parts.username else ""
+                host = parts.netloc.rpartition("@")[2]
+                shown = parts._replace(netloc=f"{user}{host}").geturl()
+        return f"{shown}#{self.ref}"
+
+    @contextmanager
+    def opened(self, into: Into) -> Iterator[Arriving]:
+        """Ask what is there. Raises `SourceError`."""
+        scratch = open_quarantine(into.store, into.max_bytes + _ROOM, borrow=True)
+        try:
+            remote = _Remote(self, into, scratch)
+            if self.ref.startswith(_CHANNEL):
+                yield remote.by_channel(self.ref.removeprefix(_CHANNEL))
+            else:
+                yield _Fetched(remote, Version.parse(self.ref.removeprefix(_RELEASE)), None, None)
+        finally:
+            into.store.as_owner("rm", "-rf", "--", scratch.path)
+
+    def location(self) -> str:
+        """What git is given."""
+        return str(Path(self.url).resolve()) if self._local else self.url
+
+    def transport(self, into: Into, scratch: Repository) -> tuple[dict[str, str], dict[str, str]]:
+        """Settings of git's, and its environment, for the way there."""
+        settings = into.settings
+        told = {
+            "http.lowSpeedLimit": str(_LEAST_RATE),
+            "http.lowSpeedTime": f"{settings.stall:.0f}",
+        }
+        if settings.proxy:
+            told["http.proxy"] = settings.proxy
+        known = Path(settings.known_hosts)
+        words = ["ssh", "-F", "none", "-oBatchMode=yes", f"-oConnectTimeout={settings.stall:.0f}"]
+        words += [f"-oServerAliveInterval={settings.stall:.0f}", "-oServerAliveCountMax=2"]
+        if known.is_file():
+            words += [f"-oUserKnownHostsFile={known}", "-oStrictHostKeyChecking=yes"]
+        else:
+            # Nothing is believed for coming from the right host: a signature is asked for.
+            words += ["-oUserKnownHostsFile=/dev/null", "-oStrictHostKeyChecking=no"]
+            words += ["-oLogLevel=ERROR"]
+        if Path(settings.ssh_key).is_file():
+            words += ["-i", settings.ssh_key, "-oIdentitiesOnly=yes"]
+        environment = {
+            "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
+            # git takes a shell's string here, and nothing else.
+            "GIT_SSH_COMMAND": shlex.join(words),
+        }
+        if self._local or self.url.startswith("file://"):
+            # A stick's files belong to somebody else. Hooks and the like of it do not run here.
+            path = scratch.path / "safe.config"
+            scratch.as_owner("tee", path, stdin=b"[safe]\n\tdirectory = *\n")
+            environment["GIT_CONFIG_GLOBAL"] = str(path)
+        return told, environment
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A repository elsewhere, and the one here that takes what comes from it."""
+
+    source: RemoteSource
+    into: Into
+    scratch: Repository
+
+    def by_channel(self, name: str) -> _Fetched:
+        """The release that a channel names: the channel's tag is all that is fetched."""
+        ref = f"refs/tags/{_CHANNEL}{name}"
+        self.fetch(ref)
+        oid = self.scratch.resolve(ref)
+        if oid is None or self.scratch.kind(oid) != "tag":
+            raise SourceError(f"{self.source.name} should be a signed tag, and is none.")
+        with self.scratch.reader() as reader:
+            channel = parse_channel(reader.read(oid, "tag", MAX_TAG), name)
+            statement = split_tags(channel, reader.read(channel.tags, "blob", MAX_TAGS))
+        return _Fetched(self, channel.release, statement, channel)
+
+    def fetch(self, *refs: str, have: Sequence[str] = ()) -> None:
+        """Have refs and what they need come here. Raises `SourceError`, `NoSpaceError`."""
+        settings, environment = self.source.transport(self.into, self.scratch)
+        with _watched(self.scratch.path, self.into.events):
+            try:
+                self.scratch.fetch(
+                    self.source.location(),
+                    [f"+{ref}:{ref}" for ref in refs],
+                    settings,
+                    environment,
+                    have,
+                )
+            except NoSpaceError:
+                raise
+            except ProgramError as error:
+                raise self._told(error) from error
+
+    def _told(self, error: ProgramError) -> SourceError:
+        if error.code == -signal.SIGXFSZ or "File too large" in error.stderr:
+            return SourceError(
+                f"{self.source.name} sends more than {self.into.max_bytes} bytes, the limit.",
+                "The limit is store.max_bundle of config.toml.",
+            )
+        said = error.stderr.strip() or error.message
+        return SourceError(
+            f"{self.source.name} cannot be fetched: {said[-600:]}", "Is the address right?"
+        )
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A release of a remote; its content comes with `receive`."""
+
+    remote: _Remote
+    version: Version
+    statement: Statement | None
+    channel: ChannelTag | None
+
+    def receive(self) -> Received:
+        """Fetch what the store lacks, and send it the way of a bundle."""
+        remote, version = self.remote, self.version
+        scratch, into = remote.scratch, remote.into
+        bases = _bases(into.store, scratch)
+        remote.fetch(version.ref, f"{version.ref}+*", have=list(bases))
+        oid = scratch.resolve(version.ref)
+        if oid is None or scratch.kind(oid) != "tag":
+            raise SourceError(f"{remote.source.name} should be a signed tag, and is none.")
+        with scratch.reader() as reader:
+            raw = reader.read(oid, "tag", MAX_TAG)
+        if self.statement is not None and raw != self.statement.tag:
+            raise SourceError(
+                f"Release {version} of {remote.source.name} is another one than its channel says.",
+                "Its publisher promotes a release after it is signed.",
+            )
+        commit = parse_tag(raw, version).commit
+        cosigned = cosignatures(scratch, version)
+        header = BundleHeader(
+            scratch.object_format, version, oid, tuple(bases.items()), tuple(cosigned.items())
+        )
+        try:
+            with scratch.packing([oid, *cosigned.values()], commit, list(bases)) as pack:
+                joined = _Joined(format_header(header), pack)
+                return Incoming(joined, into.store, into.max_bytes, into.events).receive()
+        except ProgramError as error:
+            raise remote._told(error) from error
+
+
+def _bases(store: Repository, scratch: Repository) -> Mapping[str, str]:
+    """Commit → name of the store's newest releases; one that is damaged is none."""
+    found = {}
+    releases = sorted(signed_releases(store).items(), reverse=True)
+    for version, oid in releases[:_BASES]:
+        with suppress(ProgramError):
+            commit = scratch.resolve(f"{oid}^{{commit}}")
+            if commit is not None and scratch.resolve(f"{commit}^{{tree}}") is not None:
+                found[commit] = version.tag
+    return found
+
+
+class _Joined:
+    """A header, and then a pack."""
+
+    def __init__(self, header: bytes, pack: Readable) -> None:
+        self._header = header
+        self._pack = pack
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
+        if self._header:
+            found, self._header = self._header[:size], self._header[size:]
+            return found
+        return self._pack.read(size)
+
+
+@contextmanager
+def _watched(folder: Path, events: Events) -> Iterator[None]:
+    """Tell how much has come while git fetches: the bytes of its growing packs."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            size = 0
+            for path in (folder / "objects").glob("pack/*"):
+                with suppress(OSError):
+                    size += path.stat().st_size
+            if size:
+                events.progress(size, None)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()

@@ -1,0 +1,268 @@
+"""Releases of git repositories elsewhere, and the channels that name them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from abupdate.disk.layout import Slot
+from abupdate.release import publisher
+from abupdate.release.version import Version
+from abupdate.store.repository import Repository
+from tests.slots.device import Device, make_release, snapshot
+from tests.slots.gitserver import smart, static
+from tests.slots.rootfs import make_rootfs
+from tests.slots.webserver import Site, serving
+
+LARGE = 400_000
+DAY = 86400
+
+
+@pytest.fixture
+def device(plain_device: Device) -> Device:
+    """A device with release 1, whose publisher has released 5 and 6 since.
+
+    All have the same large file; 6 has a small one more.
+    """
+    device = plain_device
+    if not device.top.joinpath("6.bundle").exists():
+        for version in "56":
+            rootfs = make_rootfs(device.top / f"rootfs{version}", version)
+            shutil.copy(
+                device.top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers"
+            )
+            (rootfs / "usr/large").write_bytes(random.Random(0).randbytes(LARGE))
+            make_release(device, rootfs, version)
+    return device
+
+
+@pytest.fixture
+def copies(device: Device) -> Iterator[Path]:
+    """A folder that the store's user can read."""
+    folder = device.top / "copies"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def promote(device: Device, version: str, *more: str, channel: str = "stable") -> None:
+    repo = ("--repo", device.publisher, "--version", version)
+    key = ("--key", device.top / "keys/release")
+    device.publish("promote", *repo, "--channel", channel, *key, *more)
+
+
+def forget_channels(device: Device) -> None:
+    repository = Repository(device.publisher)
+    for ref in repository.refs("refs/tags/channel/"):
+        repository.delete_ref(ref)
+
+
+def refused(
+    device: Device, source: str, code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    before = snapshot(device)
+    assert device.run("install", source) == code
+    said = " ".join(capsys.readouterr().err.split())
+    assert says in said, said
+    assert snapshot(device) == before
+    assert list((device.paths.state / "spool").iterdir()) == []
+
+
+Kind = Callable[[Device], AbstractContextManager[tuple[str, Callable[[], int]]]]
+
+
+@contextmanager
+def _file(device: Device) -> Iterator[tuple[str, Callable[[], int]]]:
+    path = device.top / "delta.bundle"
+    repo = ("--repo", device.publisher, "--version", "6")
+    device.publish("bundle", *repo, "--since", "5", "-o", path)
+    yield str(path), lambda: path.stat().st_size
+
+
+@contextmanager
+def _http(device: Device) -> Iterator[tuple[str, Callable[[], int]]]:
+    with _file(device) as (path, _), serving(Site(Path(path).read_bytes())) as site:
+        yield site.url, lambda: site.sent
+
+
+@contextmanager
+def _smart(device: Device) -> Iterator[tuple[str, Callable[[], int]]]:
+    with smart(device.publisher) as (url, asked):
+        yield f"{url}#release/6", lambda: asked.sent
+
+
+@contextmanager
+def _static(device: Device) -> Iterator[tuple[str, Callable[[], int]]]:
+    with static(device.publisher) as (url, asked):
+        yield f"{url}#release/6", lambda: asked.sent
+
+
+@contextmanager
+def _folder(device: Device) -> Iterator[tuple[str, Callable[[], int]]]:
+    yield f"{device.publisher}#release/6", lambda: 0
+
+
+@pytest.mark.row("S20", "S21")
+@pytest.mark.parametrize("kind", [_file, _http, _smart, _static, _folder])
+def test_from_any_kind_of_source_the_same_and_only_what_is_missing(
+    device: Device,
+    kind: Kind,
+) -> None:
+    """Release 5 is in the store: of 6 the large file is not sent again."""
+    assert device.run("install", "--no-arm", device.top / "5.bundle") == 0
+    with kind(device) as (source, sent):
+        assert device.run("install", source) == 0
+        assert sent() < LARGE / 10
+    assert device.state().trial == Slot.B
+    store, signed = device.machine.store(), Repository(device.publisher)
+    for name in (Version("6").ref, f"{Version('6').ref}^{{commit}}"):
+        assert store.resolve(name) == signed.resolve(name)
+    entry = device.machine.records.history()[-1]
+    assert (entry.release, entry.detail["source"]) == ("6", source)
+    assert entry.detail["transferred"] < LARGE / 10
+    assert device.run("verify", "B") == 0
+    assert list((device.paths.state / "spool").iterdir()) == []
+
+
+def test_an_empty_store_gets_all_of_it(device: Device) -> None:
+    with static(device.publisher) as (url, _):
+        assert device.run("install", f"{url}#release/5") == 0
+    assert device.run("verify", "B") == 0
+
+
+class TestChannel:
+    @pytest.fixture(autouse=True)
+    def no_channels(self, device: Device) -> Iterator[None]:
+        forget_channels(device)
+        yield
+        forget_channels(device)
+
+    def test_a_device_follows_it(self, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+        promote(device, "5")
+        with smart(device.publisher) as (url, _):
+            source = f"{url}#channel/stable"
+            assert device.run("install", source) == 0
+            assert device.machine.records.history()[-1].release == "5"
+            promote(device, "6")
+            assert device.run("install", source) == 0
+            device.boot(Slot.B, "trial")
+            assert device.run("confirm") == 0
+            capsys.readouterr()
+            assert device.run("install", source) == 3
+            assert "is what runs now" in capsys.readouterr().err
+        assert device.run("status") == 0
+        assert "Channel" not in capsys.readouterr().out
+
+    @pytest.mark.row("S56")
+    def test_what_is_not_believed_is_not_fetched(
+        self, device: Device, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        promote(device, "6")
+        (device.paths.state / "trust").mkdir(exist_ok=True)
+        (device.paths.state / "trust/revoked").write_bytes(
+            (device.top / "keys/release.pub").read_bytes()
+        )
+        with smart(device.publisher) as (url, asked):
+            refused(device, f"{url}#channel/stable", 6, "revokes", capsys)
+        assert asked.sent < 8000
+
+    @pytest.mark.row("U33")
+    def test_an_old_one_is_not_taken_again(
+        self, device: Device, capsys: pytest.CaptureFixture[str], copies: Path
+    ) -> None:
+        promote(device, "6")
+        old, other = copies / "old.git", copies / "other.git"
+        for copy in (old, other):
+            shutil.copytree(device.publisher, copy)
+        promote(device, "6")
+        assert device.run("install", f"{device.publisher}#channel/stable") == 0
+        refused(device, f"{old}#channel/stable", 7, "has sequence 1", capsys)
+        publisher.promote(
+            Repository(other), "stable", Version("5"), device.top / "keys/release",
+            int(time.time()) + DAY, tagger="A <a@b>",
+        )  # fmt: skip
+        refused(device, f"{other}#channel/stable", 7, "two tags of sequence 2", capsys)
+
+    @pytest.mark.row("U33")
+    def test_a_stale_one_is_told_in_every_status(
+        self, device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is taken all the same: a device whose publisher has gone goes on."""
+        promote(device, "6", "--days", "1")
+        later = time.time() + 2 * DAY
+        monkeypatch.setattr("abupdate.update.channels.time.time", lambda: later)
+        assert device.run("install", f"{device.publisher}#channel/stable") == 0
+        assert "Channel stable is stale" in " ".join(capsys.readouterr().err.split())
+        for _ in range(2):
+            assert device.run("status") == 0
+            assert "Channel stable was to be trusted as news until" in capsys.readouterr().out
+        monkeypatch.undo()
+        promote(device, "6")
+        assert device.run("install", f"{device.publisher}#channel/stable") == 0
+        assert device.run("status") == 0
+        assert "Channel" not in capsys.readouterr().out
+
+    @pytest.mark.row("U33")
+    def test_of_another_product(self, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+        rootfs = make_rootfs(device.top / "foreign", "9")
+        repo = ("--repo", device.publisher, "--version", "9")
+        device.publish("commit", rootfs, *repo, "--compatible", "other-product")
+        device.publish("sign", *repo, "--key", device.top / "keys/release")
+        promote(device, "9")
+        says = "channel stable is for 'other-product'"
+        refused(device, f"{device.publisher}#channel/stable", 7, says, capsys)
+
+    def test_info_keeps_nothing(self, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+        promote(device, "6")
+        before = snapshot(device)
+        assert device.run("info", f"{device.publisher}#channel/stable") == 0
+        assert "6 for" in capsys.readouterr().out
+        assert snapshot(device) == before
+
+    def test_another_release_behind_its_name(
+        self, device: Device, capsys: pytest.CaptureFixture[str], copies: Path
+    ) -> None:
+        """A mirror gives another release of that version than the channel says."""
+        promote(device, "6")
+        mirror = copies / "mirror.git"
+        shutil.copytree(device.publisher, mirror)
+        git = ["git", "--git-dir", str(mirror)]
+        other = subprocess.run(
+            [*git, "rev-parse", "refs/tags/release/5"], check=True, stdout=subprocess.PIPE
+        ).stdout.decode()
+        subprocess.run([*git, "update-ref", "refs/tags/release/6", other.strip()], check=True)
+        before = snapshot(device)[:2]
+        assert device.run("install", f"{mirror}#channel/stable") == 9
+        assert "another one than its channel" in " ".join(capsys.readouterr().err.split())
+        assert snapshot(device)[:2] == before  # what the channel says is kept: it is good
+        refused(device, f"{mirror}#release/6", 6, "its own name is release/5", capsys)
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "says"),
+    [
+        ("http://127.0.0.1:1/r.git#release/6", 9, "cannot be fetched"),
+        ("{publisher}#release/77", 9, "cannot be fetched"),
+        ("{publisher}#channel/none", 9, "cannot be fetched"),
+        ("{publisher}#main", 2, "Write REMOTE#release/VERSION"),
+        ("{publisher}#channel/../x", 2, "A channel's name is"),
+        ("{publisher}#release/1+bob", 2, "A version is"),
+        ("ext::sh -c date#release/6", 2, "A git repository was expected"),
+        ("-oProxyCommand=x@y:z#release/6", 2, "No such option"),
+        ("ssh://-oProxyCommand=x/y#release/6", 9, "cannot be fetched"),
+        ("/no/such/folder#release/6", 2, "A git repository was expected"),
+        ("https://me:secret@127.0.0.1:1/r.git#release/6", 9, "https://me@127.0.0.1:1/r.git"),
+    ],
+)
+def test_what_cannot_be_fetched_leaves_no_trace(
+    device: Device, source: str, code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(device, source.format(publisher=device.publisher), code, says, capsys)

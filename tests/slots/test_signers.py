@@ -1,0 +1,136 @@
+"""Releases that more than one signer must stand for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from abupdate.release.candidate import cosignatures
+from abupdate.release.signers import TrustFiles
+from abupdate.release.version import Version
+from abupdate.store.repository import Repository
+from abupdate.update import trust
+from tests.slots.device import Device, make_release, snapshot
+from tests.slots.rootfs import make_rootfs
+
+RELEASE = Version("7")
+
+
+@pytest.fixture
+def device(plain_device: Device) -> Iterator[Device]:
+    """Asks for two signers, and knows release, bob and carol."""
+    device = plain_device
+    keys = device.top / "keys"
+    if not (keys / "bob").exists():
+        for name in ("bob", "carol"):
+            device.publish("keygen", "--out", device.top / name, "--name", name)
+            shutil.copy(device.top / name / name, keys / name)
+        make_release(device, make_rootfs(device.top / "rootfs7", "7"), "7")
+    cmdline = device.paths.cmdline
+    cmdline.write_text(cmdline.read_text().strip() + " abupdate.trust.min_signers=2\n")
+    yield device
+    repository = Repository(device.publisher)
+    for signer in cosignatures(repository, RELEASE):
+        repository.delete_ref(f"{RELEASE.ref}+{signer}")
+
+
+@pytest.fixture(autouse=True)
+def trusted(device: Device, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The running release is read-only: the lists are elsewhere for once."""
+    lines = [
+        (device.top / folder / "allowed_signers").read_text() for folder in ("keys", "bob", "carol")
+    ]
+    path = device.top / "all_signers"
+    path.write_text("".join(lines))
+    monkeypatch.setattr(trust, "trust_files", lambda _paths: TrustFiles((path,)))
+    return path
+
+
+def cosign(device: Device, name: str, key: str | None = None) -> None:
+    repo = ("--repo", device.publisher, "--version", "7")
+    device.publish("sign", *repo, "--key", device.top / "keys" / (key or name), "--cosigner", name)
+
+
+def bundled(device: Device) -> Path:
+    path = device.top / "7.bundle"
+    device.publish("bundle", "--repo", device.publisher, "--version", "7", "-o", path)
+    return path
+
+
+def refused(device: Device, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = bundled(device)
+    capsys.readouterr()
+    before = snapshot(device)
+    assert device.run("install", source) == 6
+    said = " ".join(capsys.readouterr().err.split())
+    assert says in said, said
+    assert snapshot(device) == before
+
+
+def test_one_is_too_few(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(device, "should have 2 signers, and 1 of its signatures can be believed", capsys)
+
+
+def test_two_are_enough_and_both_are_told(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a bundle, and again from the store and from the publisher's repository."""
+    cosign(device, "bob")
+    assert device.run("install", bundled(device)) == 0
+    assert device.machine.records.history()[-1].detail["signer"] == "release, bob"
+    for source in ("release/7", f"{device.publisher}#release/7"):
+        assert device.run("install", source) == 0
+        assert device.machine.records.history()[-1].detail["signer"] == "release, bob"
+    capsys.readouterr()
+    device.publish("log", "--repo", device.publisher)
+    assert " and bob" in capsys.readouterr().out
+    repo = ("--allowed-signers", device.top / "all_signers")
+    device.publish("verify", device.top / "7.bundle", *repo)
+    assert "release, bob, SHA256:" in capsys.readouterr().out
+
+
+def test_the_same_key_under_two_names(
+    device: Device, capsys: pytest.CaptureFixture[str], trusted: Path
+) -> None:
+    line = trusted.read_text().splitlines()[0]
+    trusted.write_text(f"{line}\nbob{line.removeprefix('release')}\n")
+    cosign(device, "bob", key="release")
+    refused(device, "1 of its signatures can be believed", capsys)
+
+
+def test_a_tag_under_another_name(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    cosign(device, "bob", key="carol")
+    refused(device, "release/7+bob: it is signed by carol.", capsys)
+
+
+def test_an_unlisted_further_signer_takes_nothing_away(
+    device: Device, trusted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cosign(device, "bob")
+    cosign(device, "carol")
+    trusted.write_text("".join(trusted.read_text().splitlines(keepends=True)[:2]))
+    assert device.run("install", bundled(device)) == 0
+    trusted.write_text(trusted.read_text().splitlines()[0])
+    device.boot(device.booted, "normal")
+    cmdline = device.paths.cmdline
+    cmdline.write_text(cmdline.read_text().strip() + " abupdate.trust.min_signers=2\n")
+    refused(device, "which is not in the list of signers", capsys)
+
+
+def test_a_signer_signs_once(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    cosign(device, "bob")
+    repo = (
+        "--repo",
+        str(device.publisher),
+        "--version",
+        "7",
+        "--key",
+        str(device.top / "keys/bob"),
+    )
+    assert device.run("publish", "sign", *repo, "--cosigner", "bob") == 3
+    assert device.run("publish", "sign", *repo, "--cosigner", "a b") == 2
+    assert device.run("publish", "sign", *repo, "--cosigner", "x.lock") == 2
+    assert "Traceback" not in capsys.readouterr().err
