@@ -50,8 +50,11 @@ class TrustFiles:
     revoked: tuple[Path, ...] = ()
 
     def require_keys(self) -> None:
-        """Raise `TagRefusedError` unless somebody may sign, before anything is fetched."""
+        """Raise `TagRefusedError` where no signature would be believed, before one is fetched."""
         read_signers(self.allowed_signers)
+        for path in self.revoked:
+            check_revoked(path)
+            check_krl(path)
 
 
 @dataclass(frozen=True)
@@ -137,19 +140,66 @@ def check_principal(name: str) -> None:
 
 def check_revoked(path: Path) -> None:
     """Refuse a revocation file that is missing or that ssh-keygen would read only in part."""
+    read_revoked(path)
+
+
+def read_revoked(path: Path) -> tuple[bytes, ...] | None:
+    """The keys in a list of public keys; None for a binary list, which ssh-keygen reads whole.
+
+    Raises `TagRefusedError` where a line cannot be read.
+    """
     raw = _read(path)
     if raw.startswith(_KRL_MAGIC):
-        return  # binary: ssh-keygen refuses everything if it cannot read all of it
+        return None
+    keys: list[bytes] = []
     for number, line in enumerate(raw.decode("utf-8", "replace").split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) < 2 or _key(words[0], words[1]) is None:
+        key = _key(words[0], words[1]) if len(words) > 1 else None
+        if key is None:
             raise _refused(
                 f"{path}:{number}",
                 "expected a public key, KEYTYPE KEY",
                 "A revocation that cannot be read would revoke nothing.",
             )
+        keys.append(key)
+    return tuple(keys)
+
+
+def with_revoked(path: Path | None, more: Path) -> bytes | None:
+    """What `path` (None: nothing yet) must hold to revoke the keys in `more` too.
+
+    None where it does so already. Raises `TagRefusedError` where one of them is not a
+    list of public keys: two binary lists cannot be made one.
+    """
+    known = set(_listed(path)) if path is not None else set()
+    missing = [key for key in dict.fromkeys(_listed(more)) if key not in known]
+    if not missing:
+        return None
+    old = _read(path) if path is not None else b""
+    text = old + (b"\n" if old and not old.endswith(b"\n") else b"")
+    text += b"".join(_public_line(key) for key in missing)
+    if len(text) > _MAX_FILE:
+        raise _refused(str(path), f"with the keys in {more} it is larger than {_MAX_FILE} bytes")
+    return text
+
+
+def _listed(path: Path) -> tuple[bytes, ...]:
+    keys = read_revoked(path)
+    if keys is None:
+        raise _refused(
+            str(path),
+            "expected a list of public keys, found a binary one",
+            "Only lists can be kept on data: list the .pub files of the revoked keys, one a line.",
+        )
+    return keys
+
+
+def _public_line(key: bytes) -> bytes:
+    fields = ssh_strings(key)
+    assert fields  # as `_key` found it
+    return fields[0] + b" " + base64.b64encode(key) + b"\n"
 
 
 def check_krl(path: Path) -> None:
