@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
+import time
+from calendar import timegm
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +79,20 @@ class Signer:
     def validity(self) -> str:
         """The time limits of the line, as written."""
         return ", ".join(f'{name}="{value}"' for name, value in self.options if name[:5] == "valid")
+
+    @property
+    def valid_after(self) -> float:
+        """The first second at which it is valid; minus infinity without a limit."""
+        return self._limit("valid-after", -math.inf)
+
+    @property
+    def valid_before(self) -> float:
+        """The last second at which it is valid; infinity without a limit."""
+        return self._limit("valid-before", math.inf)
+
+    def _limit(self, name: str, without: float) -> float:
+        found = [_seconds(value) for option, value in self.options if option == name]
+        return found[0] if found else without
 
     def line(self) -> str:
         """The line in the one form that ssh-keygen gets to read."""
@@ -179,7 +196,7 @@ def with_revoked(path: Path | None, more: Path) -> bytes | None:
         return None
     old = _read(path) if path is not None else b""
     text = old + (b"\n" if old and not old.endswith(b"\n") else b"")
-    text += b"".join(_public_line(key) for key in missing)
+    text += b"".join(public_line(key) for key in missing)
     if len(text) > _MAX_FILE:
         raise _refused(str(path), f"with the keys in {more} it is larger than {_MAX_FILE} bytes")
     return text
@@ -196,7 +213,8 @@ def _listed(path: Path) -> tuple[bytes, ...]:
     return keys
 
 
-def _public_line(key: bytes) -> bytes:
+def public_line(key: bytes) -> bytes:
+    """A public key as a line of a `.pub` file, without a comment."""
     fields = ssh_strings(key)
     assert fields  # as `_key` found it
     return fields[0] + b" " + base64.b64encode(key) + b"\n"
@@ -219,7 +237,7 @@ def _options(text: str, where: str) -> tuple[tuple[str, str], ...]:
         match = _OPTION.fullmatch(part)
         name, value = (match[1], match[2]) if match else (part, "")
         known = name == "namespaces" or (
-            name in {"valid-after", "valid-before"} and _DATE.fullmatch(value)
+            name in {"valid-after", "valid-before"} and _is_date(value)
         )
         if match is None or not known or name in found:
             raise _refused(
@@ -229,6 +247,20 @@ def _options(text: str, where: str) -> tuple[tuple[str, str], ...]:
             )
         found[name] = value
     return tuple(found.items())
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(_DATE.fullmatch(text)) and math.isfinite(_seconds(text))
+    except (ValueError, OverflowError):
+        return False
+
+
+def _seconds(text: str) -> float:
+    """A date as ssh-keygen reads it: the device's own time zone unless it ends in Z."""
+    digits = text.removesuffix("Z")
+    read = time.strptime(digits, "%Y%m%d%H%M%S"[: {8: 6, 12: 10, 14: 12}[len(digits)]])
+    return timegm(read) if text.endswith("Z") else time.mktime(read)
 
 
 def _key(key_type: str, text: str) -> bytes | None:

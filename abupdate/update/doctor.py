@@ -1,4 +1,4 @@
-"""`abupdate doctor`: what is wrong with the boot side of this device, and what can be mended here.
+"""`abupdate doctor`: what is wrong with this device, and what can be mended here.
 
 Looking writes nothing. Mending holds the lock of every other job and is two
 things: both copies of the boot state written again from the one that GRUB
@@ -25,7 +25,7 @@ from abupdate.boot.state import BootState
 from abupdate.disk import filesystem
 from abupdate.disk.layout import BootDisk, Slot
 from abupdate.errors import AbupdateError, DeviceFaultError, RefusedError
-from abupdate.update import diagnose_disk, diagnose_state, seen
+from abupdate.update import diagnose_disk, diagnose_state, diagnose_trust, seen
 from abupdate.update.findings import Finding, Severity, finding
 from abupdate.update.job import job, running_job
 from abupdate.update.records import replace_file
@@ -97,7 +97,9 @@ def _findings(machine: Machine, *, working: bool) -> list[Finding]:
     if not any(one.id in _NOTHING_TO_READ for one in found):
         state, of_state = _state_findings(machine, disk, obstacle, working=working)
         found += of_state
-    return found + diagnose_disk.label_findings(disk, state, machine.records, working=working)
+    found += diagnose_disk.label_findings(disk, state, machine.records, working=working)
+    confirmed = state is not None and _confirmed(disk.slot_of_root(), state)
+    return found + diagnose_trust.trust_findings(machine.paths, confirmed=confirmed)
 
 
 def _state_findings(

@@ -56,6 +56,21 @@ KINDS: Mapping[str, Kind] = {
     "grub-cfg-damaged": Kind(_ERROR, False, "grub.cfg is cut off or has bytes that are no text"),
     "grub-cfg-differs": Kind(_WARNING, False, "grub.cfg is not the one of the running release"),
     "grub-cfg-unknown": Kind(_WARNING, False, "the release brings no grub.cfg to compare with"),
+    "signers-none": Kind(_ERROR, False, "no signer is listed: no release can be installed"),
+    "signers-refused": Kind(_ERROR, False, "a line of the signers refuses the whole list"),
+    "signers-invalid": Kind(_ERROR, False, "no listed key is valid at the time that counts"),
+    "signers-unchecked": Kind(_ERROR, False, "ssh-keygen does not run: no signature is checked"),
+    "signers-expiring": Kind(_WARNING, False, "the last valid key expires within 30 days"),
+    "signer-weak": Kind(_ERROR, False, "a listed RSA key has fewer than 2048 bits"),
+    "signer-expired": Kind(_WARNING, False, "a listed key has expired"),
+    "signer-revoked": Kind(_WARNING, False, "a listed key is revoked"),
+    "signer-unreadable": Kind(_WARNING, False, "a listed key is none that ssh-keygen can use"),
+    "signer-doubled": Kind(_WARNING, False, "a key is listed twice"),
+    "revocations-damaged": Kind(_ERROR, False, "a revocation file refuses every release"),
+    "revocations-binary": Kind(_WARNING, False, "revocations that cannot be kept: a binary list"),
+    "revocations-missing": Kind(_WARNING, False, "data lacks keys that the release revokes"),
+    "trust-writable": Kind(_ERROR, False, "others than root can change who may sign"),
+    "trust-rotten": Kind(_ERROR, False, "what tells how old a release may be is no such thing"),
 }
 
 
