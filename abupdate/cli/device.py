@@ -204,7 +204,7 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong: boot state, ESP, labels, GRUB itself, who may sign.
+    """Look for what is wrong: boot state, ESP, labels, GRUB itself, who may sign, the store.
 
     Exits with 11 when an error stays; docs/doctor.md lists what can be found.
     """

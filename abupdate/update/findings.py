@@ -71,6 +71,14 @@ KINDS: Mapping[str, Kind] = {
     "revocations-missing": Kind(_WARNING, False, "data lacks keys that the release revokes"),
     "trust-writable": Kind(_ERROR, False, "others than root can change who may sign"),
     "trust-rotten": Kind(_ERROR, False, "what tells how old a release may be is no such thing"),
+    "store-missing": Kind(_ERROR, False, "there is no store: no release can come in"),
+    "store-owner": Kind(_ERROR, False, "something in the store is not its user's"),
+    "store-unreadable": Kind(_ERROR, False, "git cannot read the store"),
+    "store-release-missing": Kind(_WARNING, False, "the release of a slot is not in the store"),
+    "store-ref-missing": Kind(_WARNING, True, "the release of a slot is there, and has no ref"),
+    "store-ref-broken": Kind(_WARNING, True, "a ref of the store names nothing"),
+    "store-leftovers": Kind(_WARNING, True, "locks or quarantines of a job that was killed"),
+    "store-packs": Kind(_WARNING, False, "the store has many packs, and is slow"),
 }
 
 

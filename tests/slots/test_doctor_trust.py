@@ -277,5 +277,11 @@ def test_what_should_tell_an_age(believed: Believed) -> None:
 
 
 def test_without_ssh_keygen(believed: Believed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abupdate.run.SEARCH_PATH", "/nonexistent")
+    programs = believed.device.top / "programs"
+    programs.mkdir()
+    for name in ("git", "prlimit", "setpriv"):
+        found = shutil.which(name)
+        assert found
+        (programs / name).symlink_to(found)
+    monkeypatch.setattr("abupdate.run.SEARCH_PATH", str(programs))
     assert "openssh-client" in believed.found("signers-unchecked", code=11)
