@@ -203,7 +203,7 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong with the boot side: boot state, ESP, labels, GRUB itself.
+    """Look for what is wrong: boot state, ESP, labels, GRUB itself, who may sign, the store.
 
     Exits with 11 when an error stays; docs/doctor.md lists what can be found.
     """

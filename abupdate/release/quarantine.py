@@ -24,9 +24,15 @@ _PACK_FILE = re.compile(r"pack-[0-9a-f]{40,64}\.(pack|rev|idx)")
 _ORDER = (".pack", ".rev", ".idx")
 
 
+def quarantines(store: Repository) -> list[Path]:
+    """What lies in the spool: nothing of it is needed, as long as no job runs."""
+    return sorted(_place(store).glob(f"{_PREFIX}*"))
+
+
 def clear_quarantines(store: Repository) -> None:
     """Delete what earlier runs left behind. The caller holds the device's lock."""
-    for left in sorted(_spool(store).glob(f"{_PREFIX}*")):
+    _spool(store)
+    for left in quarantines(store):
         store.as_owner("rm", "-rf", "--", left)
 
 
@@ -49,8 +55,12 @@ def open_quarantine(store: Repository, file_size: int, *, borrow: bool) -> Repos
         raise
 
 
+def _place(store: Repository) -> Path:
+    return store.path.absolute().parent / "spool"
+
+
 def _spool(store: Repository) -> Path:
-    path = store.path.absolute().parent / "spool"
+    path = _place(store)
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         if store.sandbox is not None:

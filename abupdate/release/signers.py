@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
+import time
+from calendar import timegm
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +59,11 @@ class TrustFiles:
     revoked: tuple[Path, ...] = ()
 
     def require_keys(self) -> None:
-        """Raise `TagRefusedError` unless somebody may sign, before anything is fetched."""
+        """Raise `TagRefusedError` where no signature would be believed, before one is fetched."""
         read_signers(self.allowed_signers)
+        for path in self.revoked:
+            check_revoked(path)
+            check_krl(path)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,20 @@ class Signer:
     def validity(self) -> str:
         """The time limits of the line, as written."""
         return ", ".join(f'{name}="{value}"' for name, value in self.options if name[:5] == "valid")
+
+    @property
+    def valid_after(self) -> float:
+        """The first second at which it is valid; minus infinity without a limit."""
+        return self._limit("valid-after", -math.inf)
+
+    @property
+    def valid_before(self) -> float:
+        """The last second at which it is valid; infinity without a limit."""
+        return self._limit("valid-before", math.inf)
+
+    def _limit(self, name: str, without: float) -> float:
+        found = [_seconds(value) for option, value in self.options if option == name]
+        return found[0] if found else without
 
     def line(self) -> str:
         """The line in the one form that ssh-keygen gets to read."""
@@ -143,19 +163,67 @@ def check_principal(name: str) -> None:
 
 def check_revoked(path: Path) -> None:
     """Refuse a revocation file that is missing or that ssh-keygen would read only in part."""
+    read_revoked(path)
+
+
+def read_revoked(path: Path) -> tuple[bytes, ...] | None:
+    """The keys in a list of public keys; None for a binary list, which ssh-keygen reads whole.
+
+    Raises `TagRefusedError` where a line cannot be read.
+    """
     raw = _read(path)
     if raw.startswith(_KRL_MAGIC):
-        return  # binary: ssh-keygen refuses everything if it cannot read all of it
+        return None
+    keys: list[bytes] = []
     for number, line in enumerate(raw.decode("utf-8", "replace").split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) < 2 or _key(words[0], words[1]) is None:
+        key = _key(words[0], words[1]) if len(words) > 1 else None
+        if key is None:
             raise _refused(
                 f"{path}:{number}",
                 "expected a public key, KEYTYPE KEY",
                 "A revocation that cannot be read would revoke nothing.",
             )
+        keys.append(key)
+    return tuple(keys)
+
+
+def with_revoked(path: Path | None, more: Path) -> bytes | None:
+    """What `path` (None: nothing yet) must hold to revoke the keys in `more` too.
+
+    None where it does so already. Raises `TagRefusedError` where one of them is not a
+    list of public keys: two binary lists cannot be made one.
+    """
+    known = set(_listed(path)) if path is not None else set()
+    missing = [key for key in dict.fromkeys(_listed(more)) if key not in known]
+    if not missing:
+        return None
+    old = _read(path) if path is not None else b""
+    text = old + (b"\n" if old and not old.endswith(b"\n") else b"")
+    text += b"".join(public_line(key) for key in missing)
+    if len(text) > _MAX_FILE:
+        raise _refused(str(path), f"with the keys in {more} it is larger than {_MAX_FILE} bytes")
+    return text
+
+
+def _listed(path: Path) -> tuple[bytes, ...]:
+    keys = read_revoked(path)
+    if keys is None:
+        raise _refused(
+            str(path),
+            "expected a list of public keys, found a binary one",
+            "Only lists can be kept on data: list the .pub files of the revoked keys, one a line.",
+        )
+    return keys
+
+
+def public_line(key: bytes) -> bytes:
+    """A public key as a line of a `.pub` file, without a comment."""
+    fields = ssh_strings(key)
+    assert fields  # as `_key` found it
+    return fields[0] + b" " + base64.b64encode(key) + b"\n"
 
 
 def check_krl(path: Path) -> None:
@@ -175,7 +243,7 @@ def _options(text: str, where: str) -> tuple[tuple[str, str], ...]:
         match = _OPTION.fullmatch(part)
         name, value = (match[1], match[2]) if match else (part, "")
         known = name == "namespaces" or (
-            name in {"valid-after", "valid-before"} and _DATE.fullmatch(value)
+            name in {"valid-after", "valid-before"} and _is_date(value)
         )
         if match is None or not known or name in found:
             raise _refused(
@@ -185,6 +253,20 @@ def _options(text: str, where: str) -> tuple[tuple[str, str], ...]:
             )
         found[name] = value
     return tuple(found.items())
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(_DATE.fullmatch(text)) and math.isfinite(_seconds(text))
+    except (ValueError, OverflowError):
+        return False
+
+
+def _seconds(text: str) -> float:
+    """A date as ssh-keygen reads it: the device's own time zone unless it ends in Z."""
+    digits = text.removesuffix("Z")
+    read = time.strptime(digits, "%Y%m%d%H%M%S"[: {8: 6, 12: 10, 14: 12}[len(digits)]])
+    return timegm(read) if text.endswith("Z") else time.mktime(read)
 
 
 def _key(key_type: str, text: str) -> bytes | None:

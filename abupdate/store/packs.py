@@ -39,24 +39,30 @@ def count(repository: Repository) -> Packs:
     )
 
 
+def leftovers(repository: Repository) -> list[Path]:
+    """Locks and temporary files that a killed git left, as long as none runs."""
+    top = repository.path
+    return sorted([*top.glob("*.lock"), *top.rglob("refs/**/*.lock"), *_temporary(top)])
+
+
+def torn_refs(repository: Repository) -> list[Path]:
+    """Refs whose bytes were lost: no object can be packed while there is one."""
+    return sorted(
+        path
+        for path in (repository.path / "refs").rglob("*")
+        if path.is_file() and path.suffix != ".lock" and not _NAME.fullmatch(path.read_bytes())
+    )
+
+
 def clear_leftovers(repository: Repository) -> list[str]:
     """Remove locks and temporary files that a killed git left, and refs that name nothing.
 
     Their names.
     """
-    top = repository.path
-    left = sorted(
-        str(path.relative_to(top))
-        for path in [
-            *top.glob("*.lock"),
-            *top.rglob("refs/**/*.lock"),
-            *_temporary(top),
-            *_torn(top),
-        ]
-    )
+    left = leftovers(repository) + torn_refs(repository)
     if left:
-        repository.as_owner("rm", "-rf", "--", *(top / name for name in left))
-    return left
+        repository.as_owner("rm", "-rf", "--", *left)
+    return sorted(str(path.relative_to(repository.path)) for path in left)
 
 
 def repack(repository: Repository, commits: Sequence[str] = ()) -> None:
@@ -95,13 +101,6 @@ def repack(repository: Repository, commits: Sequence[str] = ()) -> None:
 def _files(repository: Repository) -> Iterator[Path]:
     for path in sorted((repository.path / "objects" / "pack").glob("pack-*")):
         if path.suffix in _ORDER:
-            yield path
-
-
-def _torn(top: Path) -> Iterator[Path]:
-    """Refs whose bytes were lost: no object can be packed while there is one."""
-    for path in (top / "refs").rglob("*"):
-        if path.is_file() and path.suffix != ".lock" and not _NAME.fullmatch(path.read_bytes()):
             yield path
 
 

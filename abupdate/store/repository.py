@@ -215,6 +215,15 @@ class Repository:
         found = self.git("cat-file", "-t", oid, ok=(0, 1, 128))
         return found.stdout.decode().strip() or None
 
+    def kinds(self, oids: Iterable[str]) -> dict[str, str | None]:
+        """`kind` of many objects at once. An id must be whole."""
+        wanted = list(dict.fromkeys(oids))
+        stdin = "".join(f"{oid}\n" for oid in wanted).encode()
+        lines = self.git("cat-file", "--batch-check", stdin=stdin).stdout.decode().splitlines()
+        words = [line.split() for line in lines]
+        found = {one[0]: one[1] for one in words if len(one) == 3}
+        return {oid: found.get(oid) for oid in wanted}
+
     def write_object(self, kind: str, content: bytes) -> str:
         """Store one object as it is, without filters; its id."""
         written = self.git("hash-object", "-t", kind, "-w", "--stdin", stdin=content)

@@ -1,9 +1,9 @@
-"""`abupdate doctor`: what is wrong with the boot side of this device, and what can be mended here.
+"""`abupdate doctor`: what is wrong with this device, and what can be mended here.
 
-Looking writes nothing. Mending holds the lock of every other job and is two
+Looking writes nothing. Mending holds the lock of every other job and is three
 things: both copies of the boot state written again from the one that GRUB
-uses, and a grub.cfg that is missing put back. Everything else needs a person,
-a reboot or an install, and says which.
+uses, a grub.cfg that is missing put back, and the store rid of what killed jobs
+left. Everything else needs a person, a reboot or an install, and says which.
 
 Rules of `--repair`, each for a power cut at any moment:
 
@@ -25,7 +25,9 @@ from abupdate.boot.state import BootState
 from abupdate.disk import filesystem
 from abupdate.disk.layout import BootDisk, Slot
 from abupdate.errors import AbupdateError, DeviceFaultError, RefusedError
-from abupdate.update import diagnose_disk, diagnose_state, seen
+from abupdate.release.quarantine import clear_quarantines
+from abupdate.store import packs
+from abupdate.update import diagnose_disk, diagnose_state, diagnose_store, diagnose_trust, seen
 from abupdate.update.findings import Finding, Severity, finding
 from abupdate.update.job import job, running_job
 from abupdate.update.records import replace_file
@@ -35,8 +37,10 @@ SCHEMA_VERSION = 1
 
 # The files of an ESP that GRUB does not read say nothing.
 _NOTHING_TO_READ = frozenset({"esp-not-mounted", "esp-foreign"})
+# What is mounted may be of another disk.
+_WRONG_DISK = frozenset({"root-mismatch", "disk-twin"})
 # Which state GRUB uses is not known, or cannot be written.
-_BLOCKING = frozenset({"root-mismatch", "disk-twin", "esp-write-protected", "esp-read-only"})
+_BLOCKING = _WRONG_DISK | {"esp-write-protected", "esp-read-only"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,11 @@ def repair(machine: Machine) -> Report:
         found = _findings(machine, working=False)
         repaired: list[str] = []
         failed: list[str] = []
-        for mend, prefix in ((_mend_copies, "cop"), (_mend_grub_cfg, "grub-cfg-")):
+        for mend, prefix in (
+            (_mend_copies, "cop"),
+            (_mend_grub_cfg, "grub-cfg-"),
+            (_mend_store, "store-"),
+        ):
             wanted = [one for one in found if one.id.startswith(prefix) and one.repairable]
             if not wanted:
                 continue
@@ -97,7 +105,12 @@ def _findings(machine: Machine, *, working: bool) -> list[Finding]:
     if not any(one.id in _NOTHING_TO_READ for one in found):
         state, of_state = _state_findings(machine, disk, obstacle, working=working)
         found += of_state
-    return found + diagnose_disk.label_findings(disk, state, machine.records, working=working)
+    found += diagnose_disk.label_findings(disk, state, machine.records, working=working)
+    confirmed = state is not None and _confirmed(disk.slot_of_root(), state)
+    found += diagnose_trust.trust_findings(machine.paths, confirmed=confirmed)
+    wrong = next((one for one in found if one.id in _WRONG_DISK), None)
+    obstacle = f"First this: {wrong.message}" if wrong else None
+    return found + diagnose_store.store_findings(machine, obstacle, working=working)
 
 
 def _state_findings(
@@ -159,6 +172,18 @@ def _mend_copies(machine: Machine) -> str:
             "only: `abupdate arm` arms it again."
         )
     return told
+
+
+def _mend_store(machine: Machine) -> str:
+    """Nothing that a killed job left, and each release that a slot holds by its name again."""
+    store = machine.store()
+    packs.clear_leftovers(store)
+    clear_quarantines(store)
+    named = diagnose_store.lost_refs(machine)
+    for ref, tag in named.items():
+        store.set_ref(ref, tag, alone=True)
+    again = f" {' and '.join(named)} were made again." if named else ""
+    return f"What killed jobs left in the store was removed.{again}"
 
 
 def _mend_grub_cfg(machine: Machine) -> str:

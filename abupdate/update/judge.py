@@ -16,7 +16,7 @@ from abupdate.disk.layout import Slot
 from abupdate.errors import NothingToDoError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.update import seen
+from abupdate.update import seen, trust
 from abupdate.update.job import unstoppable
 from abupdate.update.records import FailedRelease, HistoryEntry, now
 from abupdate.update.settle import note, settle
@@ -46,9 +46,15 @@ def confirm_trial(
     write_judged(machine, state, done, "It is confirmed", events)
     failpoint("confirmed")
     settle(machine, done, events)
+    note_revocations(machine, events)
     record = machine.records.slot(booted.slot)
     release = record.release if record else "unknown"
     return Verdict(f"Release {release} in slot {booted.slot} is confirmed.")
+
+
+def note_revocations(machine: Machine, events: Events) -> None:
+    """Keep what the running slot revokes, once that is confirmed. Each healthy boot tries again."""
+    attempt_note(lambda: trust.keep_revocations(machine.paths), events.warning, "revocations")
 
 
 def give_up(

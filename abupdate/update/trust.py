@@ -1,7 +1,8 @@
 """What this device believes: release keys, revocations, floor, the newest signature seen.
 
-Release keys come with the slot, the owner's lie in /etc. Revocations, the
-version floor and the newest tagger date live on data and only ever grow.
+Release keys come with the slot, the owner's lie in /etc; either may revoke keys, too.
+What a confirmed release revokes, the version floor and the newest tagger date live on
+data and only ever grow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from abupdate.errors import DeviceFaultError, RefusedError, UsageError
 from abupdate.paths import Paths
 from abupdate.release.metadata import ReleaseToml, parse_release_toml
 from abupdate.release.signature import TrustFiles
+from abupdate.release.signers import with_revoked
 from abupdate.release.tag import LAST_SECOND
 from abupdate.release.version import Version
 from abupdate.update.records import replace_file
@@ -23,11 +25,43 @@ def trust_files(paths: Paths) -> TrustFiles:
     """The keys that may sign releases for this device, and those that no longer may."""
     signers = [paths.vendor / "allowed_signers"]
     signers += sorted((paths.etc / "allowed_signers.d").glob("*"))
-    revoked = [paths.state / "trust" / "revoked", paths.etc / "revoked"]
+    revoked = [own_revoked(paths), kept_revoked(paths), paths.etc / "revoked"]
     return TrustFiles(
         allowed_signers=tuple(path for path in signers if path.is_file()),
-        revoked=tuple(path for path in revoked if path.is_file()),
+        # Also a link to nothing: what was to be revoked is not known then.
+        revoked=tuple(path for path in revoked if _is_there(path)),
     )
+
+
+def own_revoked(paths: Paths) -> Path:
+    """The keys that the running release revokes."""
+    return paths.vendor / "revoked"
+
+
+def kept_revoked(paths: Paths) -> Path:
+    """The keys that releases revoked which were confirmed here."""
+    return paths.state / "trust" / "revoked"
+
+
+def missing_revocations(paths: Paths) -> bytes | None:
+    """What the list on data must hold for the running release's revocations; None: it does.
+
+    Raises `TagRefusedError` where one of the two is damaged or binary.
+    """
+    own, kept = own_revoked(paths), kept_revoked(paths)
+    if not _is_there(own):
+        return None
+    return with_revoked(kept if _is_there(kept) else None, own)
+
+
+def keep_revocations(paths: Paths) -> None:
+    """Add what the running release revokes, which is confirmed, to the list on data.
+
+    So it stays revoked in every slot, whatever runs. Raises as `missing_revocations`.
+    """
+    text = missing_revocations(paths)
+    if text is not None:
+        replace_file(kept_revoked(paths), text)
 
 
 def not_before(paths: Paths) -> int:
@@ -136,6 +170,14 @@ def _running_release(paths: Paths) -> ReleaseToml | None:
         return parse_release_toml((paths.root / ".abupdate" / "release.toml").read_bytes())
     except OSError:
         return None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _read_small(path: Path) -> str:

@@ -23,7 +23,14 @@ from abupdate.health.watch import Watched
 from abupdate.update import evidence, seen, trials
 from abupdate.update.health import health_check
 from abupdate.update.job import job
-from abupdate.update.judge import Verdict, confirm_trial, give_up, on_trial, write_judged
+from abupdate.update.judge import (
+    Verdict,
+    confirm_trial,
+    give_up,
+    note_revocations,
+    on_trial,
+    write_judged,
+)
 from abupdate.update.records import LastBoot, SlotRecord, now
 from abupdate.update.settle import rearm_interrupted, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, require_root
@@ -139,6 +146,7 @@ def _healthy(
     healthy = boot.healthy(state, booted.slot, settings.boot.tries, settings.boot.limit)
     write_judged(machine, state, healthy, "It is noted as healthy", events)
     settle(machine, healthy, events)
+    note_revocations(machine, events)
     again = rearm_interrupted(machine, healthy, booted, events)
     text = f"Slot {booted.slot} is healthy."
     if again is not None:

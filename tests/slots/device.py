@@ -144,18 +144,22 @@ def snapshot(device: Device) -> tuple[str, bytes, str]:
 def make_device(top: Path, slot_size: int = SLOT_SIZE) -> Device:
     """A device with release 1 running in slot A, and nothing in slot B."""
     device = Device(top, slot_size=slot_size)
-    for folder in ("root", "data/etc/A/upper", "data/etc/A/work", "esp/grub", "run"):
-        (top / folder).mkdir(parents=True)
     device.publish("keygen", "--out", top / "keys")
     rootfs = make_rootfs(top / "rootfs1", "1")
     shutil.copy(top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers")
+    provision(device, make_release(device, rootfs, "1"))
+    return device
+
+
+def provision(device: Device, bundle: Path) -> None:
+    """What is not there yet of a device: its disk, with release 1 in slot A, which runs."""
+    for folder in ("root", "data/etc/A/upper", "data/etc/A/work", "esp/grub", "run"):
+        (device.top / folder).mkdir(parents=True)
     _make_slots(device)
-    bundle = make_release(device, rootfs, "1")
     _make_store(device)
     Grubenv(device.paths.esp / "grub").write(boot.provision(tries=3, limit=8))
     _fill_first_slot(device, bundle)
     device.boot(Slot.A, "normal")
-    return device
 
 
 def _make_slots(device: Device) -> None:

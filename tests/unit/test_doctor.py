@@ -37,8 +37,8 @@ def test_the_page_lists_every_finding() -> None:
 
 
 def test_every_finding_is_made_somewhere_and_has_its_row() -> None:
-    sources = [ROOT / "abupdate/update" / name for name in ("doctor.py", "diagnose_disk.py")]
-    sources.append(ROOT / "abupdate/update/diagnose_state.py")
+    folder = ROOT / "abupdate/update"
+    sources = [folder / "doctor.py", *folder.glob("diagnose_*.py")]
     text = "".join(path.read_text() for path in sources)
     made = set(re.findall(r'(?:finding)?[(\[]\(?\s*"((?:[a-z]+-)+[a-z]+)"', text))
     assert made == set(KINDS)

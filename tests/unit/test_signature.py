@@ -290,6 +290,7 @@ class TestTrustFiles:
             'alice namespaces="git",cert-authority {key}',
             'alice namespaces="git",namespaces="file" {key}',
             'alice namespaces="git",valid-before="soon" {key}',
+            'alice namespaces="git",valid-before="20261341" {key}',
             'alice namespaces="git",future="1" {key}',
             'alice namespaces="git" ssh-ed25519',
             'alice namespaces="git" ssh-ed25519 AAAA',
