@@ -249,6 +249,6 @@ def _lines(
 def disagree(path: bytes) -> NotTrustedError:
     """Manifest and tree of one release tell different things about a path."""
     return NotTrustedError(
-        f"Manifest and tree of the release disagree about {manifest.escape(path).decode()}.",
+        f"Manifest and tree of the release disagree about {manifest.shown(path)}.",
         "Make releases with `abupdate publish commit`.",
     )

@@ -152,7 +152,7 @@ def _child(record: tuple[bytes, bytes, bytes]) -> _Child:
         key += b"/"
     elif mode not in (PLAIN, EXECUTABLE, SYMLINK):
         raise NotTrustedError(
-            f"The release's tree has {manifest.escape(name).decode()} with the mode "
+            f"The release's tree has {manifest.shown(name)} with the mode "
             f"{mode}, which is no file, link or folder."
         )
     return _Child(key, mode, oid)
