@@ -101,7 +101,9 @@ class _Merged:
         path = (new or old).path  # type: ignore[union-attr]
         stored = self._stored(path)
         if new is None:
-            if stored is not None and stored.new is not None:
+            assert old is not None
+            gone = stored is not None and stored.new is None
+            if gone != (old.kind in WITH_BLOB) or (stored is not None and not gone):
                 raise disagree(path)
             return Change(old, None)
         blob = stored.new if stored is not None else None
