@@ -23,7 +23,7 @@ from abupdate.release.header import (
     parse_header,
 )
 from abupdate.release.metadata import Version
-from abupdate.release.quarantine import migrate, open_quarantine
+from abupdate.release.quarantine import Room, migrate, open_quarantine
 from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.store.repository import Readable, Repository
 
@@ -31,6 +31,7 @@ __all__ = ["BundleHeader", "Received", "create", "parse_header", "receive"]
 
 _SIGNATURE = b"# v"
 _ROOM = 64 * 1024 * 1024
+_OPENING = 12  # bytes of a pack before its first object: name, version, count
 
 
 def create(
@@ -130,12 +131,14 @@ def receive(
     max_bytes: int,
     events: Events,
     total: int | None = None,
+    room: Room | None = None,
 ) -> Received:
     """Read a bundle into a quarantine beside `store`.
 
-    `source` need not be seekable; `max_bytes` bounds what is read of it, `total`
-    is its size where known, for progress. Raises `SourceError` when it is not a
-    whole bundle of one release that this store can take; nothing is left then.
+    `source` need not be seekable; `max_bytes` bounds what is read of it, `room` what
+    it may unpack to, `total` is its size where known, for progress. Raises
+    `SourceError` when it is not a whole bundle of one release that this store can
+    take, `NoSpaceError` when it is too large; nothing is left then.
     """
     counted = CountedSource(source, max_bytes, events, total)
     header = parse_header(counted)
@@ -159,10 +162,16 @@ def receive(
     received = Received(header, quarantine, store)
     try:
         pack = _Pack(counted, header.object_format)
+        if room is not None:
+            room.check_objects(pack.count())
         quarantine.index_pack(pack, max_bytes)
         pack.check_end()
-        if not delta:
-            quarantine.borrow(store.path.absolute() / "objects")
+        if room is not None:
+            if delta:
+                quarantine.borrow(None)
+            bases = {oid for oid, _ in header.prerequisites}
+            room.check_bytes(quarantine.unpacked_size(), len(bases))
+        quarantine.borrow(store.path.absolute() / "objects")
         received.transferred = counted.transferred
         received.raw_tag  # noqa: B018 - read now, so that a bundle without its tag is refused here
     except BaseException:
@@ -182,10 +191,18 @@ class _Pack:
         self._source = source
         self._digest = hashlib.new(object_format)
         self._tail = b""
+        self._ahead = b""
+
+    def count(self) -> int:
+        """How many objects it says that it has; 0 where it is no pack, which git will tell."""
+        while len(self._ahead) < _OPENING and (more := self._source.read(1)):
+            self._ahead += more
+        whole = len(self._ahead) == _OPENING and self._ahead.startswith(b"PACK")
+        return int.from_bytes(self._ahead[8:], "big") if whole else 0
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes of the pack."""
-        chunk = self._source.read(size)
+        """At most `size` bytes of the pack, or the few that were read ahead."""
+        chunk, self._ahead = self._ahead or self._source.read(size), b""
         held = self._tail + chunk
         cut = max(0, len(held) - self._digest.digest_size)
         self._digest.update(held[:cut])

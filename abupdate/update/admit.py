@@ -24,6 +24,7 @@ from abupdate.release.signature import Verified
 from abupdate.release.signature import verify as verify_signature
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import trust
+from abupdate.update.prepare import room
 from abupdate.update.slots import Machine, require_store
 
 
@@ -97,7 +98,8 @@ def _opened(machine: Machine, source: Source, settings: Settings, events: Events
         clear_quarantines(machine.store())
         return stored(machine.store(), source)
     with events.step("receive", "Receive the bundle"):
-        return receive(source, machine.store(), settings.store.max_bundle, events)
+        limit = settings.store.max_bundle
+        return receive(source, machine.store(), limit, events, room=room(machine))
 
 
 def check_policy(
