@@ -114,6 +114,14 @@ class HealthSection(_Section):
     )
 
 
+class TrustSection(_Section):
+    """[trust]: what a release may be, besides signed."""
+
+    allow_devices: bool = Field(
+        default=True, description="Whether a release may have device nodes; false refuses it."
+    )
+
+
 class InstallSection(_Section):
     """[install]: how a release gets into a slot."""
 
@@ -155,6 +163,7 @@ class Settings(_Section):
     boot: BootSection = BootSection()
     confirm: ConfirmSection = ConfirmSection()
     health: HealthSection = HealthSection()
+    trust: TrustSection = TrustSection()
     install: InstallSection = InstallSection()
     hooks: HooksSection = HooksSection()
     store: StoreSection = StoreSection()

@@ -112,6 +112,8 @@ def check_policy(
     verified = found.verified
     product = settings.device.compatible
     trust.check_policy(machine.paths, verified.version, verified.compatible, product)
+    if not settings.trust.allow_devices:
+        trust.refuse_devices(found.content.entries())
     return trust.check_step(machine.paths, found.stated, allow_downgrade=allow_downgrade)
 
 
