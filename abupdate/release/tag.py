@@ -137,7 +137,9 @@ def parse_tag(raw: bytes, version: Version) -> SignedTag:
     if header["tag"] != version.tag.encode("ascii"):
         found = header["tag"][:80].decode("ascii")
         raise TagRefusedError(
-            Reason.NAME, f"The tag was expected to be named {version.tag}, its own name is {found}."
+            Reason.NAME,
+            f"The tag was expected to be named {version.tag}, its own name is {found}.",
+            "Get the release again from its publisher.",
         )
     time = int(header["time"])
     if time > LAST_SECOND:

@@ -17,6 +17,7 @@ from abupdate.store import manifest
 from abupdate.store.manifest import WITH_CONTENT, Checks, Entry, Kind
 from abupdate.store.tree import EXECUTABLE, PLAIN, SYMLINK, File, TreeChange
 
+_HINT = "Make releases with `abupdate publish commit`."
 WITH_BLOB = (Kind.FILE, Kind.LINK, Kind.HARDLINK)
 
 
@@ -70,7 +71,7 @@ def changes(
     try:
         yield from merged.take(_lines(old, new, checks, unknown))
     except ValueError as error:
-        raise NotTrustedError(f"Manifest, {error}.") from error
+        raise NotTrustedError(f"Manifest, {error}.", _HINT) from error
     yield from merged.late(find)
 
 
@@ -252,5 +253,5 @@ def disagree(path: bytes) -> NotTrustedError:
     """Manifest and tree of one release tell different things about a path."""
     return NotTrustedError(
         f"Manifest and tree of the release disagree about {manifest.shown(path)}.",
-        "Make releases with `abupdate publish commit`.",
+        _HINT,
     )

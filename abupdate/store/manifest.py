@@ -110,7 +110,10 @@ def read(raw: bytes) -> Iterator[Entry]:
             yield entry
         checks.end()
     except ValueError as error:
-        raise NotTrustedError(f"Manifest, line {number}: {error}.") from error
+        raise NotTrustedError(
+            f"Manifest, line {number}: {error}.",
+            "Make releases with `abupdate publish commit`.",
+        ) from error
 
 
 def check_header(raw: bytes) -> int:

@@ -87,7 +87,8 @@ def examined(
             if (stated.version, stated.compatible) != (verified.version, verified.compatible):
                 raise NotTrustedError(
                     f"The signed tag is for {verified.compatible} {verified.version}, but the "
-                    f"release inside says {stated.compatible} {stated.version}."
+                    f"release inside says {stated.compatible} {stated.version}.",
+                    "Get the release again from its publisher.",
                 )
             yield Examined(candidate, verified, stated, content)
 
