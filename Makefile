@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick test-model test-grub-all test-machines test-health crash-all soak bench lint rows docs install-tools clean distclean
+.PHONY: help demo vm test test-quick test-model test-grub-all test-machines test-health hostile crash-all soak bench lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
@@ -17,6 +17,7 @@ help:
 	@echo "            test-grub-all: every state of the boot rules in real GRUB;"
 	@echo "            test-machines: the story under BIOS too, releases that panic or hang;"
 	@echo "            test-health: every way in which a trial can end;"
+	@echo "            hostile: hostile bundles, with what each costs;"
 	@echo "            crash-all: the power cut at thousands of places of a device's life;"
 	@echo "            soak: a machine updated back and forth, its power cut at random (MINUTES=60)"
 	@echo "make vm     a virtual machine with a console to log in to"
@@ -35,7 +36,7 @@ test: test-quick
 	$(BIN)/pytest -m "vm and not long"
 
 test-quick: install-tools
-	$(BIN)/pytest -n 2 --dist loadfile -m "not vm"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not vm and not long"
 
 # Machines that `make test` has no time for; a quarter of an hour.
 test-machines: install-tools
@@ -44,6 +45,10 @@ test-machines: install-tools
 # Every way a trial can end, in one machine, podman too; writes docs/health-stories.md. Half an hour.
 test-health: install-tools
 	ABUPDATE_STORIES=docs/health-stories.md $(BIN)/pytest tests/vm/test_health.py tests/vm/test_containers.py
+
+# Every hostile input, those of 10 GB too; writes docs/hostile-inputs.md. Ten minutes.
+hostile: install-tools
+	ABUPDATE_HOSTILE=docs/hostile-inputs.md $(BIN)/pytest tests/slots/test_hostile_inputs.py
 
 # A device's life, cut at thousands of places; mistakes that this must find; failing disks. An hour.
 crash-all: install-tools

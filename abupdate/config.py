@@ -114,6 +114,15 @@ class HealthSection(_Section):
     )
 
 
+class TrustSection(_Section):
+    """[trust]: what a release must be."""
+
+    min_signers: int = Field(default=1, ge=1, le=9, description="Signers that a release must have.")
+    allow_devices: bool = Field(
+        default=True, description="Whether a release may have device nodes; false refuses it."
+    )
+
+
 class InstallSection(_Section):
     """[install]: how a release gets into a slot."""
 
@@ -132,12 +141,6 @@ class HooksSection(_Section):
         le=86400,
         description="Seconds that one fixup, or one hook before or after, may take.",
     )
-
-
-class TrustSection(_Section):
-    """[trust]: what it takes to be believed."""
-
-    min_signers: int = Field(default=1, ge=1, le=9, description="Signers that a release must have.")
 
 
 class SourceSection(_Section):
@@ -190,9 +193,9 @@ class Settings(_Section):
     boot: BootSection = BootSection()
     confirm: ConfirmSection = ConfirmSection()
     health: HealthSection = HealthSection()
+    trust: TrustSection = TrustSection()
     install: InstallSection = InstallSection()
     hooks: HooksSection = HooksSection()
-    trust: TrustSection = TrustSection()
     source: SourceSection = SourceSection()
     store: StoreSection = StoreSection()
 

@@ -24,7 +24,7 @@ from abupdate.release.header import (
     parse_header,
 )
 from abupdate.release.packstart import tags_at_start
-from abupdate.release.quarantine import migrate, open_quarantine
+from abupdate.release.quarantine import Room, migrate, open_quarantine
 from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.release.version import Version
 from abupdate.store.repository import Readable, Repository
@@ -35,6 +35,7 @@ _SIGNATURE = b"# v"
 _ROOM = 64 * 1024 * 1024
 # Where a release's tags are looked for, before all else has come.
 _LOOKS = (4096, 16384, 65536)
+_OPENING = 12  # bytes of a pack before its first object: name, version, count
 
 
 def create(
@@ -148,12 +149,14 @@ class Incoming:
         max_bytes: int,
         events: Events,
         total: int | None = None,
+        room: Room | None = None,
     ) -> None:
         """Read its beginning, and refuse what this store cannot take.
 
-        `source` need not be seekable; `max_bytes` bounds what is read of it, `total` is its
-        size where known, for progress. Raises `SourceError`.
+        `source` need not be seekable; `max_bytes` bounds what is read of it, `room` what it
+        may unpack to, `total` is its size where known, for progress. Raises `SourceError`.
         """
+        self._room = room
         self.channel = None
         self._store = store
         self._max_bytes = max_bytes
@@ -194,7 +197,8 @@ class Incoming:
     def receive(self) -> Received:
         """Read the rest into a quarantine beside the store.
 
-        Raises `SourceError` when it is not a whole bundle; nothing is left then.
+        Raises `SourceError` when it is not a whole bundle, `NoSpaceError` when it is too
+        large; nothing is left then.
         """
         # Only a delta needs the store's objects to be taken in: where they are damaged, a full
         # bundle must still be good.
@@ -203,10 +207,16 @@ class Incoming:
         received = Received(self.header, quarantine, self._store)
         try:
             pack = _Pack(self._source, self.header.object_format)
+            if self._room is not None:
+                self._room.check_objects(pack.count())
             quarantine.index_pack(pack, self._max_bytes)
             pack.check_end()
-            if not delta:
-                quarantine.borrow(self._store.path.absolute() / "objects")
+            if self._room is not None:
+                if delta:
+                    quarantine.borrow(None)
+                bases = {oid for oid, _ in self.header.prerequisites}
+                self._room.check_bytes(quarantine.unpacked_size(), len(bases))
+            quarantine.borrow(self._store.path.absolute() / "objects")
             received.transferred = self._source.transferred
             # Read now, so that a bundle without its tags is refused here.
             if self.statement not in (None, received.statement):
@@ -231,10 +241,18 @@ class _Pack:
         self._source = source
         self._digest = hashlib.new(object_format)
         self._tail = b""
+        self._ahead = b""
+
+    def count(self) -> int:
+        """How many objects it says that it has; 0 where it is no pack, which git will tell."""
+        while len(self._ahead) < _OPENING and (more := self._source.read(1)):
+            self._ahead += more
+        whole = len(self._ahead) == _OPENING and self._ahead.startswith(b"PACK")
+        return int.from_bytes(self._ahead[8:], "big") if whole else 0
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes of the pack."""
-        chunk = self._source.read(size)
+        """At most `size` bytes of the pack, or the few that were read ahead."""
+        chunk, self._ahead = self._ahead or self._source.read(size), b""
         held = self._tail + chunk
         cut = max(0, len(held) - self._digest.digest_size)
         self._digest.update(held[:cut])

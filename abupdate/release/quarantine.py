@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from abupdate.errors import DeviceFaultError
+from abupdate.errors import DeviceFaultError, NoSpaceError
 from abupdate.run import run
 from abupdate.store.repository import Repository
 
@@ -22,6 +22,47 @@ _PREFIX = "quarantine-"
 _PACK_FILE = re.compile(r"pack-[0-9a-f]{40,64}\.(pack|rev|idx)")
 # git finds a pack by its .idx: that comes last.
 _ORDER = (".pack", ".rev", ".idx")
+
+
+# How much more than a slot can hold may come in: what is only just too large is then told with
+# all that it needs, and a manifest, trees and git's own objects are no files of a slot.
+_TIMES = 2
+_MORE_OBJECTS = 64
+_MORE_BYTES = 64 << 20
+_HINT = "Take the bundle that was made for this device; `abupdate publish bundle` makes them."
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the largest slot of a device can hold: bytes and inodes.
+
+    A release has an object for each of its files and folders at most, and none is larger than
+    what it becomes. So this bounds what a bundle may unpack to, whoever made it.
+    """
+
+    bytes: int
+    inodes: int
+
+    def check_objects(self, count: int) -> None:
+        """Raise `NoSpaceError` for a bundle of more objects than a release for here has."""
+        if count > _TIMES * self.inodes + _MORE_OBJECTS:
+            raise NoSpaceError(
+                f"The bundle has {count} objects, and a slot of this device can hold "
+                f"{self.inodes} files and folders.",
+                _HINT,
+            )
+
+    def check_bytes(self, size: int, bases: int) -> None:
+        """The same for their bytes. `bases`: releases that it is a delta to.
+
+        What such a delta begins from is among its objects.
+        """
+        if size > (_TIMES + bases) * self.bytes + _MORE_BYTES:
+            raise NoSpaceError(
+                f"The bundle unpacks to {size >> 20} MiB, and a slot of this device can hold "
+                f"{self.bytes >> 20} MiB.",
+                _HINT,
+            )
 
 
 def quarantines(store: Repository) -> list[Path]:

@@ -202,7 +202,9 @@ def open_tag(raw: bytes, name: str, kind: str) -> OpenedTag:
     if header["tag"] != name.encode("ascii"):
         found = header["tag"][:160].decode("ascii")
         raise TagRefusedError(
-            Reason.NAME, f"The tag was expected to be named {name}, its own name is {found}."
+            Reason.NAME,
+            f"The tag was expected to be named {name}, its own name is {found}.",
+            "Get the release again from its publisher.",
         )
     time = int(header["time"])
     if time > LAST_SECOND:

@@ -66,7 +66,9 @@ class HttpSource:
         """Ask for its beginning. Raises `SourceError`."""
         download = _Download(self, into.settings, into.store.sandbox, into.events)
         with download:
-            yield Incoming(download, into.store, into.max_bytes, into.events, download.total)
+            yield Incoming(
+                download, into.store, into.max_bytes, into.events, download.total, into.room
+            )
 
 
 def _split(url: str) -> object | None:

@@ -42,7 +42,7 @@ class FileSource:
             ) from error
         with file:
             size = told.st_size if stat.S_ISREG(told.st_mode) else None
-            yield Incoming(file, into.store, into.max_bytes, into.events, size)
+            yield Incoming(file, into.store, into.max_bytes, into.events, size, into.room)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StreamSource:
     def opened(self, into: Into) -> Iterator[Arriving]:
         """Begin to read it. Raises `SourceError`."""
         stream = self.stream or sys.stdin.buffer
-        yield Incoming(stream, into.store, into.max_bytes, into.events)
+        yield Incoming(stream, into.store, into.max_bytes, into.events, room=into.room)
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,8 @@ class _Fetched:
         try:
             with scratch.packing([oid, *cosigned.values()], commit, list(bases)) as pack:
                 joined = _Joined(format_header(header), pack)
-                return Incoming(joined, into.store, into.max_bytes, into.events).receive()
+                incoming = Incoming(joined, into.store, into.max_bytes, into.events, room=into.room)
+                return incoming.receive()
         except ProgramError as error:
             raise remote._told(error) from error
 

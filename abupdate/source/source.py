@@ -10,6 +10,7 @@ from abupdate.config import SourceSection
 from abupdate.events import Events
 from abupdate.release.candidate import Candidate, Statement
 from abupdate.release.channel import ChannelTag
+from abupdate.release.quarantine import Room
 from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 
@@ -42,10 +43,11 @@ class Arriving(Protocol):
 
 @dataclass(frozen=True)
 class Into:
-    """Where a release is to come, and what it may take: `max_bytes` of one bundle."""
+    """Where a release is to come: `max_bytes` of one bundle, and `room` for what is in it."""
 
     store: Repository
     max_bytes: int
+    room: Room | None
     settings: SourceSection
     events: Events
 

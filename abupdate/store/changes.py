@@ -17,6 +17,7 @@ from abupdate.store import manifest
 from abupdate.store.manifest import WITH_CONTENT, Checks, Entry, Kind
 from abupdate.store.tree import EXECUTABLE, PLAIN, SYMLINK, File, TreeChange
 
+_HINT = "Make releases with `abupdate publish commit`."
 WITH_BLOB = (Kind.FILE, Kind.LINK, Kind.HARDLINK)
 
 
@@ -70,7 +71,7 @@ def changes(
     try:
         yield from merged.take(_lines(old, new, checks, unknown))
     except ValueError as error:
-        raise NotTrustedError(f"Manifest, {error}.") from error
+        raise NotTrustedError(f"Manifest, {error}.", _HINT) from error
     yield from merged.late(find)
 
 
@@ -101,7 +102,9 @@ class _Merged:
         path = (new or old).path  # type: ignore[union-attr]
         stored = self._stored(path)
         if new is None:
-            if stored is not None and stored.new is not None:
+            assert old is not None
+            gone = stored is not None and stored.new is None
+            if gone != (old.kind in WITH_BLOB) or (stored is not None and not gone):
                 raise disagree(path)
             return Change(old, None)
         blob = stored.new if stored is not None else None
@@ -249,6 +252,6 @@ def _lines(
 def disagree(path: bytes) -> NotTrustedError:
     """Manifest and tree of one release tell different things about a path."""
     return NotTrustedError(
-        f"Manifest and tree of the release disagree about {manifest.escape(path).decode()}.",
-        "Make releases with `abupdate publish commit`.",
+        f"Manifest and tree of the release disagree about {manifest.shown(path)}.",
+        _HINT,
     )

@@ -47,7 +47,8 @@ class CommitContent:
         if self._stated_manifest_sha256 not in (None, found):
             raise NotTrustedError(
                 f"The signature covers the manifest {self._stated_manifest_sha256}, but the "
-                f"release has {found}."
+                f"release has {found}.",
+                "Get the release again from its publisher.",
             )
         return raw
 
@@ -178,7 +179,8 @@ def _checked(entry: Entry, chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise NotTrustedError(
             f"The store hands out other content for "
             f"{manifest.escape(entry.path).decode()} than the release has.",
-            "The store is damaged or was tampered with; install from a full bundle.",
+            "The store is damaged or was tampered with: install from a full bundle. If that says "
+            "the same, the release was not made by `abupdate publish commit`.",
         )
 
 

@@ -26,6 +26,7 @@ MAX_XATTR = 65536
 # What a root filesystem may not have: abupdate's own name, and what ext4 makes for itself.
 RESERVED = (b".abupdate", b"lost+found")
 MAX_LINKS = 65000  # ext4's own limit
+_MOST_SHOWN = 200
 _MAX_ID = (1 << 32) - 2
 _MAX_DEVICE = 0xFFFFF
 _MAX_SIZE = 1 << 62
@@ -109,7 +110,10 @@ def read(raw: bytes) -> Iterator[Entry]:
             yield entry
         checks.end()
     except ValueError as error:
-        raise NotTrustedError(f"Manifest, line {number}: {error}.") from error
+        raise NotTrustedError(
+            f"Manifest, line {number}: {error}.",
+            "Make releases with `abupdate publish commit`.",
+        ) from error
 
 
 def check_header(raw: bytes) -> int:
@@ -226,6 +230,12 @@ _ESCAPED = re.compile(rb"%([0-9a-f]{2})")
 def escape(raw: bytes) -> bytes:
     """Percent-escape what could end a field or hide in a terminal."""
     return _NEEDS_ESCAPE.sub(lambda match: _ESCAPES[match[0][0]], raw)
+
+
+def shown(path: bytes) -> str:
+    """A path for a person to read: escaped, and cut where nobody reads on."""
+    text = escape(path[:_MOST_SHOWN]).decode()
+    return text if len(path) <= _MOST_SHOWN else f"{text}…"
 
 
 def unescape(text: bytes) -> bytes:

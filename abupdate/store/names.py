@@ -39,7 +39,7 @@ def true(path: bytes) -> bytes:
         return path  # as nearly all are
     found = _AT_START.sub(b"", path)
     if stored(found) != path:
-        raise ValueError(f"the tree has a name that abupdate does not write: {path!r}")
+        raise ValueError(f"the tree has a name that abupdate does not write: {path[:200]!r}")
     return found
 
 

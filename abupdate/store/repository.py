@@ -117,11 +117,14 @@ class Repository:
             repository.borrow(alternates)
         return repository
 
-    def borrow(self, objects: Path) -> None:
-        """Read from the `objects` folder of another repository as well, from now on."""
+    def borrow(self, objects: Path | None) -> None:
+        """Read from the `objects` folder of another repository as well, from now on; or no more."""
         # Written down, not given to each git: a quarantine's store may have some itself.
         info = self.path / "objects" / "info" / "alternates"
-        self.as_owner("tee", info, stdin=f"{objects}\n".encode())
+        if objects is None:
+            self.as_owner("rm", "-f", "--", info)
+        else:
+            self.as_owner("tee", info, stdin=f"{objects}\n".encode())
 
     @cached_property
     def object_format(self) -> str:
@@ -268,11 +271,27 @@ class Repository:
                 self._raise_if_full(error)
                 if error.code == -signal.SIGKILL or self._is_disk_fault(error):
                     raise
+                hint = "Get the bundle again."
+                if "out of memory" in error.stderr.lower():
+                    hint = (
+                        "What `abupdate publish bundle` makes needs little memory: take the bundle "
+                        "from its publisher."
+                    )
                 raise SourceError(
                     f"The bundle's pack should be whole and sound, but git says: "
                     f"{error.stderr.strip() or error.message}",
-                    "Get the bundle again.",
+                    hint,
                 ) from error
+
+    def unpacked_size(self) -> int:
+        """The sizes of all objects here, and of those it borrows, added up: bytes."""
+        arguments = self._argv(
+            "cat-file", "--batch-check=%(objectsize)", "--batch-all-objects", "--unordered"
+        )
+        with stream(arguments, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
+            size = sum(map(int, git.stdout))
+            git.finish()
+        return size
 
     def pack(
         self, tags: Sequence[str], commit: str, out: IO[bytes], since: Sequence[str] = ()

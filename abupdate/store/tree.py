@@ -17,6 +17,7 @@ from abupdate.store.repository import ObjectReader
 
 TREE, PLAIN, EXECUTABLE, SYMLINK = "40000", "100644", "100755", "120000"
 
+_HINT = "Make releases with `abupdate publish commit`."
 _MAX_TREE = 64 * 1024 * 1024
 
 
@@ -147,13 +148,14 @@ def _child(record: tuple[bytes, bytes, bytes]) -> _Child:
     try:
         key = names.true(name)
     except ValueError as error:
-        raise NotTrustedError(f"The release's tree: {error}.") from error
+        raise NotTrustedError(f"The release's tree: {error}.", _HINT) from error
     if mode == TREE:
         key += b"/"
     elif mode not in (PLAIN, EXECUTABLE, SYMLINK):
         raise NotTrustedError(
-            f"The release's tree has {manifest.escape(name).decode()} with the mode "
-            f"{mode}, which is no file, link or folder."
+            f"The release's tree has {manifest.shown(name)} with the mode "
+            f"{mode}, which is no file, link or folder.",
+            _HINT,
         )
     return _Child(key, mode, oid)
 

@@ -27,6 +27,7 @@ from abupdate.release.version import Version
 from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import channels, trust
+from abupdate.update.prepare import room
 from abupdate.update.slots import Machine, require_store
 
 
@@ -118,7 +119,9 @@ class _Judge:
     def examine(self, source: Source, stack: ExitStack) -> Examined:
         """A release whose signature is good; what it needs stays open as long as `stack`."""
         store, settings = self._machine.store(), self._settings
-        into = Into(store, settings.store.max_bundle, settings.source, self._events)
+        into = Into(
+            store, settings.store.max_bundle, room(self._machine), settings.source, self._events
+        )
         with self._events.step("open", "Read its beginning"):
             arriving = stack.enter_context(source.opened(into))
         failpoint("source-opened")
@@ -137,7 +140,8 @@ class _Judge:
         if (stated.version, stated.compatible) != (verified.version, verified.compatible):
             raise NotTrustedError(
                 f"The signed tag is for {verified.compatible} {verified.version}, but the "
-                f"release inside says {stated.compatible} {stated.version}."
+                f"release inside says {stated.compatible} {stated.version}.",
+                "Get the release again from its publisher.",
             )
         return Examined(candidate, verified, stated, content, source.name)
 
@@ -170,6 +174,8 @@ def check_policy(
     Raises `RefusedError` when this device does not take the release.
     """
     _check_tag(machine, settings, found.verified)
+    if not settings.trust.allow_devices:
+        trust.refuse_devices(found.content.entries())
     return trust.check_step(machine.paths, found.stated, allow_downgrade=allow_downgrade)
 
 

@@ -16,6 +16,7 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.release.fixups import fixups
+from abupdate.release.quarantine import Room
 from abupdate.store.content import CommitContent, open_commit, read_blobs
 from abupdate.store.manifest import Kind
 from abupdate.store.materialise.plan import Plan, plan_from
@@ -25,6 +26,7 @@ from abupdate.update.records import SlotState
 from abupdate.update.slots import Booted, Machine
 
 _BLOCK = 4096
+_BYTES_PER_INODE = 16384  # of the filesystems that mke2fs makes
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,23 @@ def prepare(
             return Prepared(need, plan_from(None, again), proven=False)
 
 
+def room(machine: Machine) -> Room | None:
+    """What the largest slot of this disk can hold; None on a machine without slots (for `info`)."""
+    names = {slot.label for slot in Slot}
+    try:
+        disk = machine.find_disk(machine.paths.root)
+    except RefusedError:
+        return None
+    slots = [part for part in disk.partitions if part.name in names]
+    if not slots:
+        return None
+    inodes = []
+    for part in slots:
+        superblock = filesystem.read_superblock(part.device)
+        inodes += [superblock.inodes if superblock else 0, part.size // _BYTES_PER_INODE]
+    return Room(max(part.size for part in slots), max(inodes))
+
+
 def check_files(repository: Repository, plan: Plan, events: Events) -> None:
     """Hash what a plan will write while nothing is written yet: a store may have rotten.
 
@@ -129,7 +148,9 @@ def _unfit(partition: Partition, need: Need) -> bool:
     # Of a new one, 95 % can be used at most; one that fills the partition already has no less.
     most = partition.size * 95 // 100
     filled = superblock is not None and superblock.size >= most
-    made = Need(superblock.capacity if superblock and filled else most, partition.size // 16384)
+    made = Need(
+        superblock.capacity if superblock and filled else most, partition.size // _BYTES_PER_INODE
+    )
     has = Need(superblock.capacity, superblock.inodes) if superblock else made
     if need.bytes <= has.bytes and need.inodes <= has.inodes:
         return False

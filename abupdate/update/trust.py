@@ -7,6 +7,7 @@ data and only ever grow.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from abupdate.errors import DeviceFaultError, RefusedError, UsageError
@@ -16,6 +17,7 @@ from abupdate.release.signature import TrustFiles
 from abupdate.release.signers import with_revoked
 from abupdate.release.tag import LAST_SECOND
 from abupdate.release.version import Version
+from abupdate.store.manifest import DEVICES, Entry, shown
 from abupdate.update.records import replace_file
 
 _MAX_SMALL_FILE = 64 * 1024
@@ -115,6 +117,18 @@ def check_floor(paths: Paths, version: Version) -> None:
         raise RefusedError(
             f"Release {version} is older than {lowest}, the oldest that this device may run.",
             "The floor was set by a release that was confirmed here; take a newer release.",
+        )
+
+
+def refuse_devices(entries: Iterable[Entry]) -> None:
+    """Raise `RefusedError` with the first device node, and how many there are."""
+    found = [entry.path for entry in entries if entry.kind in DEVICES]
+    if found:
+        raise RefusedError(
+            f"trust.allow_devices of this device is false, and the release has "
+            f"{len(found)} device node{'s' * (len(found) > 1)}, the first {shown(found[0])}.",
+            "The kernel makes what is in /dev by itself: publish the release without, or set "
+            "trust.allow_devices in config.toml.",
         )
 
 

@@ -110,18 +110,19 @@ def shared_plain_device() -> Iterator[Device]:
 @pytest.fixture
 def plain_device(shared_plain_device: Device) -> Device:
     """Release 1 in A, nothing in B, nothing remembered; ESP and data are folders."""
-    return _put_back(shared_plain_device)
+    return put_back(shared_plain_device)
 
 
 @pytest.fixture(scope="package")
 def undisturbed(shared_plain_device: Device) -> dict[str, Any]:
     """What an install of release 2 leaves that nothing disturbed."""
-    device = _put_back(shared_plain_device)
+    device = put_back(shared_plain_device)
     assert device.run("install", device.top / "2.bundle") == 0
     return left(device)
 
 
-def _put_back(shared: Device) -> Device:
+def put_back(shared: Device) -> Device:
+    """Release 1 in A, nothing in B, nothing remembered."""
     saved = shared.top / "saved"
     if not saved.exists():
         subprocess.run(["cp", "-a", shared.paths.data, saved], check=True)

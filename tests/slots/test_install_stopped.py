@@ -104,3 +104,13 @@ def test_locks_that_a_killed_git_left(
     assert left(device) == undisturbed
     assert not ref.exists()
     assert device.run("install", device.top / "3.bundle") == 0
+
+
+def test_the_quarantine_that_a_killed_install_left_goes_first(device: Device) -> None:
+    left = device.paths.state / "spool/quarantine-0123"
+    left.mkdir()
+    (left / "tmp_pack").write_bytes(bytes(100))
+    for path in (left, left / "tmp_pack"):
+        os.chown(path, int(NOBODY), int(NOBODY))
+    assert device.run("install", "/no/such.bundle") == 9
+    assert not left.exists()

@@ -17,6 +17,7 @@ import pytest
 from abupdate.errors import (
     AbupdateError,
     ExitCode,
+    NoSpaceError,
     NotTrustedError,
     RefusedError,
     SourceError,
@@ -25,6 +26,7 @@ from abupdate.errors import (
 from abupdate.events import Events
 from abupdate.release.bundle import Incoming, Received, create
 from abupdate.release.header import BundleHeader, CountedSource, format_header, parse_header
+from abupdate.release.quarantine import Room, clear_quarantines
 from abupdate.release.signature import Reason, TagRefusedError, TrustFiles, verify
 from abupdate.release.version import Version
 from abupdate.run import Sandbox
@@ -183,7 +185,7 @@ class TestGood:
     def test_what_a_killed_run_left_is_deleted(self, sha256: Publisher, device256: Device) -> None:
         left = device256.receive(sha256.full[ONE]).repository.path
         assert left.is_dir()
-        device256.install(sha256.full[TWO])
+        clear_quarantines(device256.store)
         assert not left.exists()
 
     @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
@@ -382,6 +384,38 @@ class TestHostile:
             device256.receive(raw, limit=len(raw) - 1)
         assert device256.files() == before
         device256.receive(raw, limit=len(raw)).discard()
+
+    def test_more_objects_than_a_slot_has_room_for(
+        self, sha256: Publisher, device256: Device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Told by the first bytes of the pack: git is not asked."""
+        monkeypatch.setattr(Repository, "index_pack", lambda *_: pytest.fail("git was asked"))
+        raw = sha256.full[ONE].replace(b"PACK\0\0\0\2\0\0\0", b"PACK\0\0\0\2\0\0\xff", 1)
+        with pytest.raises(NoSpaceError, match="can hold 1000 files"):
+            Incoming(
+                Pipe(raw), device256.store, LIMIT, Events(), room=Room(1 << 40, 1000)
+            ).receive()
+        assert names(device256.folder / "spool") == []
+
+    def test_more_bytes_than_a_slot_has_room_for(
+        self, sha256: Publisher, device256: Device, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def install(raw: bytes, most: int) -> None:
+            monkeypatch.setattr("abupdate.release.quarantine._MORE_BYTES", most)
+            room = Room(1, 1000)
+            incoming = Incoming(Pipe(raw), device256.store, LIMIT, Events(), room=room)
+            with incoming.receive() as received:
+                received.join()
+
+        for raw, too_little, enough in (
+            (sha256.full[ONE], 300_000, 400_000),
+            # What the store has counts only where the delta begins from it.
+            (sha256.delta, 20_000, 200_000),
+        ):
+            with pytest.raises(NoSpaceError, match="unpacks to 0 MiB"):
+                install(raw, too_little)
+            assert names(device256.folder / "spool") == []
+            install(raw, enough)
 
     def test_a_source_that_breaks(self, sha256: Publisher, device256: Device) -> None:
         class Broken(Pipe):
