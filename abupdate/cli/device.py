@@ -18,6 +18,7 @@ from abupdate.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from abupdate.disk.layout import Slot
+    from abupdate.events import Events
 
 
 class Verify(StrEnum):
@@ -83,6 +84,12 @@ def install(
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Give a shell where a fixup or hook fails.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Fetch and check it, tell what would be done, change nothing."
+        ),
+    ] = False,
     reboot: Annotated[bool, typer.Option("--reboot", help="Reboot when it is armed.")] = False,
     reboot_exit_code: Annotated[
         bool, typer.Option("--reboot-exit-code", help="Exit with 4 when a reboot is needed.")
@@ -100,7 +107,8 @@ def install(
     \b
         abupdate install gateway-2.bundle && reboot
 
-    release/VERSION takes one that an earlier install left in the store.
+    release/VERSION takes one that an earlier install left in the store; REMOTE#release/VERSION
+    and REMOTE#channel/NAME take what a git repository has.
 
     The release's fixups and your hooks (/etc/abupdate/hooks/pre-install.d and
     post-install.d) run isolated; when one fails, nothing is armed.
@@ -116,6 +124,9 @@ def install(
         )
     events = terminal_events(progress_fd)
     settings = settings_of(context)
+    if dry_run:
+        _tell_dry_run(context, source, events, retry_failed, allow_downgrade)
+        return
     done = run_install(
         machine_of(context), [parse_source(text) for text in source], settings, events,
         arm=not no_arm, full_verify=None if verify is None else verify is Verify.FULL,
@@ -129,6 +140,23 @@ def install(
         systemctl("reboot")
     elif reboot_exit_code:
         raise typer.Exit(ExitCode.REBOOT_NEEDED)
+
+
+def _tell_dry_run(
+    context: Context, source: list[str], events: Events, retry_failed: bool, allow_downgrade: bool
+) -> None:
+    from abupdate.cli.show import info_text, printable
+    from abupdate.source.name import parse_source
+    from abupdate.update.info import inspect
+
+    found = inspect(
+        machine_of(context), [parse_source(text) for text in source], settings_of(context), events,
+        retry_failed=retry_failed, allow_downgrade=allow_downgrade,
+    )  # fmt: skip
+    print(printable(info_text(found)))
+    if found.refused:
+        raise typer.Exit(found.exit_code)
+    print("It would be installed. Nothing was changed.")
 
 
 def info(

@@ -163,7 +163,8 @@ def info_text(info: Info) -> str:
         ("commit", info.commit),
         ("bundle", f"{info.transferred / (1 << 20):.1f} MiB, "
          + (f"a delta to {', '.join(info.needs)}" if info.needs else "complete")),
-        ("content", f"{info.bytes >> 20} MiB in {info.inodes} files and folders"),
+        ("content", f"{info.bytes >> 20} MiB in {info.inodes} files and folders"
+         + (f", of {info.capacity >> 20} MiB" if info.capacity else "")),
     ]  # fmt: skip
     if info.floor:
         rows.append(("floor", f"{info.floor}: nothing older may run once this is confirmed"))
@@ -173,7 +174,8 @@ def info_text(info: Info) -> str:
         rows.append(("install", f"refused here: {info.refused}"))
     elif info.slot and info.write is not None:
         rows.append(("install", f"into slot {info.slot}: {info.write / (1 << 20):.1f} MiB in "
-                     f"{info.write_files} files would be written"))  # fmt: skip
+                     f"{info.write_files} files would be written, {info.kept} paths stay, "
+                     f"{info.removed} go"))  # fmt: skip
     elif info.slot:
         rows.append(("install", f"into slot {info.slot}, after a look at all that it holds"))
     return "\n".join(f"  {name:<10} {text}" for name, text in rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from abupdate.config import Settings
 from abupdate.disk.layout import Slot
-from abupdate.errors import AbupdateError
+from abupdate.errors import AbupdateError, ExitCode
 from abupdate.events import Events
 from abupdate.source.source import Source
 from abupdate.store.manifest import tree_digest
@@ -15,6 +15,7 @@ from abupdate.update.admit import check_policy, examined
 from abupdate.update.job import job
 from abupdate.update.prepare import needed, prepare, refuse_failed, refuse_running
 from abupdate.update.slots import Machine, other_partition, require_root
+from abupdate.update.target import target
 
 SCHEMA_VERSION = 1
 
@@ -24,9 +25,10 @@ class Info:
     """A release whose signature is good. Sizes in bytes, times in seconds since the epoch.
 
     `needs`: releases (or commits) that the bundle is a delta to. `slot` is where
-    it would go; `write` and `write_files` what would be written there, None
-    when the slot would be looked at first. `refused` says why this device does
-    not take it.
+    it would go, `capacity` the bytes that have room there; `write` and `write_files`
+    what would be written there, `kept` the paths that stay, `removed` those that
+    go with all below them: None when the slot would be looked at first. `refused`
+    says why this device does not take it, `exit_code` what an install would end with.
     """
 
     schema_version: int
@@ -47,43 +49,54 @@ class Info:
     slot: Slot | None
     write: int | None
     write_files: int | None
+    kept: int | None
+    removed: int | None
+    capacity: int | None
     refused: str | None
+    exit_code: int
 
 
 def inspect(
-    machine: Machine, sources: Sequence[Source], settings: Settings, events: Events
+    machine: Machine,
+    sources: Sequence[Source],
+    settings: Settings,
+    events: Events,
+    *,
+    retry_failed: bool = False,
+    allow_downgrade: bool = False,
 ) -> Info:
-    """Read a release as an install would. Raises `SourceError`, `NotTrustedError`."""
+    """Read a release as an install with these options would.
+
+    Raises `SourceError`, `NotTrustedError`.
+    """
     require_root()
     with job(machine.paths.runtime, "info"), examined(machine, sources, settings, events) as found:
-        content, verified, stated = found.content, found.verified, found.stated
-        need = needed(content)
-        slot = write = write_files = refused = None
+        verified, stated = found.verified, found.stated
+        need = needed(found.content)
+        slot = partition = plan = refused = None
+        code = ExitCode.OK
         try:
-            check_policy(machine, settings, found)
+            check_policy(machine, settings, found, allow_downgrade=allow_downgrade)
             booted = machine.booted()
             if booted.slot is not None:
                 slot = booted.slot.other
-                refuse_running(machine, booted, content.commit)
-                refuse_failed(machine, content.commit)
-                ready = prepare(
-                    machine,
-                    slot,
-                    other_partition(booted, slot),
-                    content,
-                    found.candidate.repository,
-                )
-                if ready.proven:
-                    write, write_files = ready.plan.size, len(ready.plan.files)
+                partition = other_partition(booted, slot)
+                refuse_running(machine, booted, found.content.commit)
+                if not retry_failed:
+                    refuse_failed(machine, found.content.commit)
+                repository = found.candidate.repository
+                ready = prepare(machine, slot, partition, found.content, repository)
+                plan = ready.plan if ready.proven else None
+                target(machine)
         except AbupdateError as error:
-            refused = error.message
+            refused, code = error.message, error.exit_code
         return Info(
             schema_version=SCHEMA_VERSION,
             release=str(verified.version),
             compatible=verified.compatible,
             commit=verified.commit,
             manifest_sha256=verified.manifest_sha256,
-            tree_digest=tree_digest(content.entries()),
+            tree_digest=tree_digest(found.content.entries()),
             signer=verified.signers,
             signed=verified.tagger_time,
             created=stated.created,
@@ -94,7 +107,11 @@ def inspect(
             bytes=need.bytes,
             inodes=need.inodes,
             slot=slot,
-            write=write,
-            write_files=write_files,
+            write=plan.size if plan is not None else None,
+            write_files=len(plan.files) if plan is not None else None,
+            kept=plan.kept if plan is not None else None,
+            removed=len(plan.remove) if plan is not None else None,
+            capacity=partition.size * 95 // 100 if partition is not None else None,
             refused=refused,
+            exit_code=code,
         )

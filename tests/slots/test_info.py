@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,49 @@ def test_nothing_is_told_of_what_nobody_signed(device: BootDevice, capsys: Capsy
     assert device.run("info", text) == 9
     assert capsys.readouterr().out == ""
     assert everything(device) == before
+
+
+@pytest.mark.row("S17", "U7")
+def test_a_dry_run_tells_what_the_install_then_does(device: BootDevice, capsys: Capsys) -> None:
+    """Bytes to fetch and to write, files, space, and the verdict; nothing is touched."""
+    before = everything(device)
+    bundle = device.top / "3.bundle"
+    assert device.run("install", device.top / "2.bundle", "--dry-run") == 0
+    assert everything(device) == before
+    assert device.run("install", device.top / "2.bundle", "--no-arm") == 0
+    before = everything(device)
+    capsys.readouterr()
+    assert device.run("install", "--dry-run", bundle) == 0
+    said = capsys.readouterr().out
+    found = about(device, capsys, "3.bundle")
+    assert everything(device) == before
+    assert f"{found['write_files']} files would be written, {found['kept']} paths stay" in said
+    assert "It would be installed. Nothing was changed." in said
+    assert "of 45 MiB" in said
+    assert device.run("install", bundle) == 0
+    detail = device.machine.records.history()[-1].detail
+    assert detail["transferred"] == found["transferred"] == bundle.stat().st_size
+    assert detail["written"]["bytes"] == found["write"]
+    assert detail["written"]["files"] == found["write_files"]
+
+
+@pytest.mark.row("U7")
+def test_a_dry_run_ends_as_the_install_would(device: BootDevice, capsys: Capsys) -> None:
+    assert device.run("install", "release/1", "--dry-run") == 3
+    assert "Release 1 is what runs now" in capsys.readouterr().out
+    trust = device.paths.state / "trust"
+    trust.mkdir(exist_ok=True)
+    (trust / "floor").write_text("4\n")
+    before = everything(device)
+    assert device.run("install", device.top / "2.bundle", "--dry-run") == 7
+    assert "is older than 4" in capsys.readouterr().out
+    assert everything(device) == before
+    (trust / "floor").unlink()
+    mounted = device.top / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", "-o", "ro", device.loops[Slot.B], mounted], check=True)
+    try:
+        assert device.run("install", device.top / "2.bundle", "--dry-run") == 7
+        assert "is mounted" in capsys.readouterr().out
+    finally:
+        subprocess.run(["umount", mounted], check=True)
