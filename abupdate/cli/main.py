@@ -75,9 +75,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
     device.register(app)
     trial.register(app)
     words = [word for word in arguments if not word.startswith("-")]
-    if not words or words[0] == "store":
-        from abupdate.cli.store import store
+    if not words or words[0] in ("store", "serve"):
+        from abupdate.cli.store import serve, store
 
+        app.command()(serve)
         app.add_typer(store, name="store", help="The releases that this device keeps.")
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -65,3 +66,21 @@ def prune(context: Context) -> None:
     done = run_prune(machine_of(context), settings_of(context).store.keep, terminal_events())
     freed = (done.before.bytes - done.after.bytes) / 1e6
     print(f"Dropped: {', '.join(done.dropped) or 'nothing'}; {freed:.1f} MB are free again.")
+
+
+def serve(
+    context: Context,
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9418,
+) -> None:
+    """Offer the store's releases to neighbours, read-only, until it is stopped.
+
+    They fetch from here what they lack, and check it as from anywhere:
+
+    \b
+        abupdate install git://this-device/store.git#release/2
+    """
+    from abupdate.update.store_care import serve as run_serve
+
+    print(f"Serving git://{listen}:{port}/store.git", flush=True)
+    run_serve(machine_of(context), listen, port)

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Protocol
@@ -79,6 +80,7 @@ _DISK_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
 _CHUNK = 256 * 1024
 _SHA256_DIGITS = 64
 _LONG = 6 * 3600.0
+_YEARS = 100_000_000
 
 
 class Readable(Protocol):
@@ -193,6 +195,24 @@ class Repository:
         except ProgramError as error:
             self._raise_if_full(error)
             raise
+
+    def serve(self, address: str, port: int) -> None:
+        """Offer it for reading to all who come (git's own protocol), until this is stopped.
+
+        Nobody is asked who they are, nothing can be sent here. Raises `ProgramError`.
+        """
+        # The program itself, not git's front: that would leave it behind.
+        program = Path(self.git("--exec-path").stdout.decode().strip()) / "git-daemon"
+        arguments: list[Argument] = [
+            program, "--export-all", "--strict-paths", f"--base-path={self.path.parent}",
+            f"--listen={address}", f"--port={port}", "--reuseaddr", "--max-connections=4",
+            "--init-timeout=10", "--timeout=60", "--disable=receive-pack",
+            "--disable=upload-archive", self.path,
+        ]  # fmt: skip
+        # Its processor time is that of years; what a guest asks for is bounded by memory.
+        sandbox = self.sandbox and replace(self.sandbox, cpu=_YEARS)
+        with stream(arguments, env=_ENVIRONMENT, sandbox=sandbox) as daemon:
+            daemon.finish(timeout=_YEARS)
 
     @contextmanager
     def packing(self, tags: Sequence[str], commit: str, have: Sequence[str]) -> Iterator[Readable]:

@@ -37,7 +37,7 @@ def job(runtime: Path, what: str) -> Iterator[None]:
     try:
         if not _lock(fd):
             raise _busy(record)
-        with _signals_raise():  # from before it can be found, and told to stop
+        with signals_raise():  # from before it can be found, and told to stop
             record.write_text(json.dumps({"job": what, "pid": os.getpid(), "since": time.time()}))
             failpoint("locked")
             yield
@@ -116,7 +116,9 @@ def _read(record: Path) -> dict[str, object] | None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
+    """In the block SIGTERM and SIGHUP raise `TerminatedError`, so that children are ended, too."""
+
     def stop(number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         raise TerminatedError(f"Stopped by {name}; the booted slot stays what boots next.")

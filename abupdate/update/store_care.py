@@ -19,7 +19,7 @@ from abupdate.release.version import Version
 from abupdate.store import packs
 from abupdate.store.content import open_commit
 from abupdate.store.repository import Repository
-from abupdate.update.job import job
+from abupdate.update.job import job, signals_raise
 from abupdate.update.records import HistoryEntry, now
 from abupdate.update.slots import Machine, attempt_note, require_root, require_store
 
@@ -140,6 +140,18 @@ def prune(machine: Machine, keep: int, events: Events) -> Pruned:
             entry = HistoryEntry("pruned", now(), detail={"dropped": dropped})
             attempt_note(lambda: machine.records.append(entry), events.warning, "history")
         return done
+
+
+def serve(machine: Machine, address: str, port: int) -> None:
+    """Offer the store to neighbours for reading, until this is stopped.
+
+    It needs no lock: a release is there once its ref is, and what is dropped while a
+    neighbour fetches it fails there.
+    """
+    require_root()
+    require_store(machine)
+    with signals_raise():
+        machine.store().serve(address, port)
 
 
 _PENDING = "abupdate-prune"

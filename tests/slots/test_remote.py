@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -266,3 +269,33 @@ def test_what_cannot_be_fetched_leaves_no_trace(
     device: Device, source: str, code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(device, source.format(publisher=device.publisher), code, says, capsys)
+
+
+def test_a_neighbour_serves_its_store(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    """Release 5, which a device got from its publisher, is fetched from that device."""
+    assert device.run("install", "--no-arm", device.top / "5.bundle") == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child = os.fork()
+    if child == 0:
+        os._exit(device.run("serve", "--listen", "127.0.0.1", "--port", str(port)))
+    try:
+        url = f"git://127.0.0.1:{port}/store.git"
+        for _ in range(100):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
+                break
+            time.sleep(0.1)
+        assert device.run("install", f"{url}#release/5") == 0
+        assert device.machine.records.history()[-1].detail["source"] == f"{url}#release/5"
+        pushed = subprocess.run(
+            ["git", "--git-dir", device.publisher, "push", url, "refs/tags/release/6"],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert pushed.returncode
+    finally:
+        daemons = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+    assert daemons
+    assert not any(Path(f"/proc/{pid}").exists() for pid in daemons)
