@@ -192,12 +192,31 @@ def cancel(context: Context) -> None:
     print("The install is stopped; the booted slot stays what boots next.")
 
 
-def rollback(context: Context) -> None:
-    """Go back to the system in the other slot: armed and tried like an update."""
-    from abupdate.cli.show import terminal_events
-    from abupdate.update.confirm import rollback as run_rollback
+def rollback(
+    context: Context,
+    release: Annotated[
+        str | None,
+        typer.Argument(metavar="[RELEASE]", help="A release of the store; else the other slot's."),
+    ] = None,
+) -> None:
+    """Go back to the system in the other slot: armed and tried like an update.
 
-    print(run_rollback(machine_of(context), terminal_events()).text)
+    RELEASE is installed from the store when the other slot holds something else. Nothing
+    below the version floor is taken.
+    """
+    from abupdate.cli.show import terminal_events
+    from abupdate.update import confirm
+
+    machine, events = machine_of(context), terminal_events()
+    if release is None or confirm.holds(machine, release):
+        print(confirm.rollback(machine, events).text)
+        return
+    from abupdate.source.name import parse_source
+    from abupdate.update.install import install as run_install
+
+    source = parse_source(f"release/{release}")
+    done = run_install(machine, [source], settings_of(context), events, allow_downgrade=True)
+    print(f"Release {done.release} is installed in slot {done.slot}, on trial from the next boot.")
 
 
 def verify(

@@ -213,7 +213,11 @@ def bundle(
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write.")],
     since: Annotated[
         list[str] | None,
-        typer.Option(help="Make a delta for devices that have this release; may be repeated."),
+        typer.Option(
+            "--since",
+            "--from",
+            help="Make a delta for devices that have this release; may be repeated.",
+        ),
     ] = None,
 ) -> None:
     """Write a signed release into one file, a plain git bundle.

@@ -36,6 +36,16 @@ def reject(machine: Machine, events: Events) -> Verdict:
         return give_up(machine, booted, state, "rejected", "rejected by hand", events)
 
 
+def holds(machine: Machine, release: str) -> bool:
+    """Whether the other slot holds this release, once good and still complete."""
+    booted = machine.booted()
+    if booted.slot is None:
+        return False
+    other = booted.slot.other
+    record = machine.records.slot(other)
+    return record is not None and record.release == release and other in machine.boot_state().good
+
+
 def rollback(machine: Machine, events: Events) -> Verdict:
     """Arm the other slot, which holds a system that was good. Raises `RefusedError`."""
     require_root()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,8 @@ from abupdate.boot.state import Ustate
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from tests.slots import beneath
-from tests.slots.device import Device, hash_of
+from tests.slots.device import Device, hash_of, make_release
+from tests.slots.rootfs import make_rootfs
 
 
 @pytest.fixture
@@ -170,3 +174,30 @@ def test_etc_changes_go_along_and_stay_behind(device: Device) -> None:
     assert "trusted.overlay.origin" in os.listxattr(upper / "hostname")
     assert (other / "deleted").lstat().st_mode == 0o020000
     assert (device.paths.data / "etc/B/work").is_dir()
+
+
+@pytest.mark.row("S60")
+def test_a_blob_that_three_paths_share_is_there_as_long_as_one_needs_it(device: Device) -> None:
+    """Two of them go, one moves, one comes back; the disk takes the bundle and little more."""
+    large = random.Random(60).randbytes(300_000)
+    for version, names in (("60", ["one", "two", "three"]), ("61", ["moved"]), ("62", ["two"])):
+        rootfs = make_rootfs(device.top / f"rootfs{version}", version)
+        shutil.copy(
+            device.top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers"
+        )
+        for name in names:
+            (rootfs / "usr" / name).write_bytes(large)
+        bundle = make_release(device, rootfs, version)
+        before = disk_usage(device.paths.data)
+        assert device.run("install", "--verify", "full", bundle) == 0
+        assert disk_usage(device.paths.data) - before < 1.1 * bundle.stat().st_size + 65536
+        device.boot(device.booted.other, "trial")
+        assert device.run("confirm") == 0
+        there = {path.name for path in device.paths.root.joinpath("usr").iterdir()}
+        assert there & {"one", "two", "three", "moved"} == set(names)
+        assert device.run("verify") == 0
+
+
+def disk_usage(folder: Path) -> int:
+    """Bytes of all files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

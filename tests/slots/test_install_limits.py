@@ -66,6 +66,7 @@ def test_memory_that_runs_out(
     assert left(device) == undisturbed
 
 
+@pytest.mark.row("U28")
 @pytest.mark.parametrize("clock", [5.0, 4_102_444_800.0], ids=["1970", "2100"])
 def test_a_clock_that_is_wrong(
     device: Device, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, clock: float

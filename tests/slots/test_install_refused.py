@@ -102,7 +102,7 @@ def test_other_refusals_have_their_code(
     assert snapshot(device) == before
 
 
-@pytest.mark.row("S29")
+@pytest.mark.row("S29", "S59")
 @pytest.mark.parametrize("what", ["bytes", "inodes"])
 def test_a_release_that_does_not_fit_is_refused_before_the_first_write(
     device: Device, capsys: pytest.CaptureFixture[str], what: str
@@ -151,6 +151,7 @@ def test_the_running_release_is_not_installed_again(device: Device) -> None:
     assert device.run("install", device.top / "1.bundle") == 3
 
 
+@pytest.mark.row("U6")
 def test_a_release_for_another_product_or_from_a_newer_one_only_is_refused(
     device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_release_for_another_product_or_from_a_newer_one_only_is_refused(
     assert snapshot(device) == before
 
 
+@pytest.mark.row("U5")
 def test_the_floor_of_a_confirmed_release_is_kept(
     device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +198,7 @@ def test_the_floor_of_a_confirmed_release_is_kept(
         assert snapshot(device) == before
 
 
+@pytest.mark.row("U5")
 def test_an_older_release_wants_a_word_and_is_on_record(
     device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:

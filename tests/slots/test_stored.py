@@ -98,3 +98,23 @@ def test_a_store_that_rots(device: Device, capsys: pytest.CaptureFixture[str]) -
     assert device.run("install", "release/2") in (6, 9, 11)
     assert "Traceback" not in capsys.readouterr().err
     assert device.state() == before
+
+
+def test_rollback_to_a_release(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other slot's is armed as it is; an older one comes from the store."""
+    for release, slot in (("2", Slot.B), ("3", Slot.A)):
+        assert device.run("install", device.top / f"{release}.bundle") == 0
+        device.boot(slot, "trial")
+        assert device.run("confirm") == 0
+    assert device.run("rollback", "2") == 0
+    assert device.machine.records.history()[-1].event == "rollback"
+    assert device.state().trial == Slot.B
+    assert device.run("reject") == 0
+    assert device.run("rollback", "1") == 0
+    entry = device.machine.records.history()[-1]
+    assert (entry.event, entry.release, entry.detail["downgrade_from"]) == ("installed", "1", "3")
+    device.boot(Slot.B, "trial")
+    assert device.run("confirm") == 0
+    assert device.run("rollback", "77") == 9
+    assert device.run("rollback", "no version") == 2
+    assert "Traceback" not in capsys.readouterr().err
