@@ -146,6 +146,11 @@ class HooksSection(_Section):
 class SourceSection(_Section):
     """[source]: how releases are fetched."""
 
+    unsigned_branches: tuple[str, ...] = Field(
+        default=(),
+        description="Branches of git remotes that are taken WITHOUT a signature; "
+        "for development only, every status says so.",
+    )
     retries: int = Field(
         default=5,
         ge=0,
@@ -212,11 +217,8 @@ def load(paths: Paths) -> Loaded:
     """Read all sources in their order. Raises `UsageError`."""
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
-    files = [paths.vendor / "config.toml", paths.etc / "config.toml"]
-    files += sorted((paths.etc / "config.d").glob("*.toml"))
-    for path in files:
-        if path.is_file():
-            _merge(values, origins, _read(path), str(path))
+    for path in paths.config_files():
+        _merge(values, origins, _read(path), str(path))
     if paths.cmdline.is_file():
         words = paths.cmdline.read_text(errors="replace").split()
         _merge(values, origins, _from_cmdline(words), "kernel command line")

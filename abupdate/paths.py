@@ -30,3 +30,9 @@ class Paths:
     def state(self) -> Path:
         """What abupdate keeps on the data partition."""
         return self.data / "abupdate"
+
+    def config_files(self) -> list[Path]:
+        """The files with settings that there are, the strongest last."""
+        files = [self.vendor / "config.toml", self.etc / "config.toml"]
+        files += sorted((self.etc / "config.d").glob("*.toml"))
+        return [path for path in files if path.is_file()]

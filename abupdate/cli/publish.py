@@ -93,6 +93,10 @@ def commit(
     min_from: Annotated[
         str | None, typer.Option(help="Lowest version that may update to this one.")
     ] = None,
+    branch: Annotated[
+        str | None,
+        typer.Option(help="Also a branch of this name, for devices that take unsigned ones."),
+    ] = None,
     fixups_write: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Path that .git-fixups/* may write; may be repeated."),
@@ -125,7 +129,7 @@ def commit(
     with _told_files(), events.step("commit", "Commit the root filesystem"):
         publisher.require_outside(repo, source)
         repository = publisher.open_repository(repo, create=True)
-        captured = publisher.commit(repository, source, description, events, date)
+        captured = publisher.commit(repository, source, description, events, date, branch)
     for warning in captured.warnings:
         events.warning(warning)
     if isinstance(source, Path) and source.is_dir() and os.geteuid() != 0:

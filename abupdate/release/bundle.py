@@ -8,7 +8,6 @@ trace. Format: docs/release-format.md.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -16,15 +15,16 @@ from pathlib import Path
 
 from abupdate.errors import RefusedError, SourceError, UsageError
 from abupdate.events import Events
-from abupdate.release.candidate import Candidate, Statement, cosignatures
+from abupdate.release.candidate import Signed, Statement, cosignatures
 from abupdate.release.header import (
     BundleHeader,
     CountedSource,
     format_header,
     parse_header,
 )
+from abupdate.release.intake import take_in
 from abupdate.release.packstart import tags_at_start
-from abupdate.release.quarantine import Room, migrate, open_quarantine
+from abupdate.release.quarantine import Room, migrate
 from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.release.version import Version
 from abupdate.store.repository import Readable, Repository
@@ -32,10 +32,8 @@ from abupdate.store.repository import Readable, Repository
 __all__ = ["BundleHeader", "Incoming", "Received", "create", "parse_header"]
 
 _SIGNATURE = b"# v"
-_ROOM = 64 * 1024 * 1024
 # Where a release's tags are looked for, before all else has come.
 _LOOKS = (4096, 16384, 65536)
-_OPENING = 12  # bytes of a pack before its first object: name, version, count
 
 
 def create(
@@ -100,7 +98,7 @@ def _signed(repository: Repository, version: Version) -> tuple[str, str]:
         return tag_oid, parse_tag(reader.read(tag_oid, "tag", MAX_TAG), version).commit
 
 
-class Received(Candidate):
+class Received(Signed):
     """A release in quarantine; leaving the context deletes the quarantine."""
 
     checked = True
@@ -157,7 +155,7 @@ class Incoming:
         may unpack to, `total` is its size where known, for progress. Raises `SourceError`.
         """
         self._room = room
-        self.channel = None
+        self.channel = self.branch = None
         self._store = store
         self._max_bytes = max_bytes
         self._source = CountedSource(source, max_bytes, events, total)
@@ -200,23 +198,10 @@ class Incoming:
         Raises `SourceError` when it is not a whole bundle, `NoSpaceError` when it is too
         large; nothing is left then.
         """
-        # Only a delta needs the store's objects to be taken in: where they are damaged, a full
-        # bundle must still be good.
-        delta = bool(self.header.prerequisites)
-        quarantine = open_quarantine(self._store, 2 * self._max_bytes + _ROOM, borrow=delta)
+        bases = {oid for oid, _ in self.header.prerequisites}
+        quarantine = take_in(self._source, self._store, len(bases), self._max_bytes, self._room)
         received = Received(self.header, quarantine, self._store)
         try:
-            pack = _Pack(self._source, self.header.object_format)
-            if self._room is not None:
-                self._room.check_objects(pack.count())
-            quarantine.index_pack(pack, self._max_bytes)
-            pack.check_end()
-            if self._room is not None:
-                if delta:
-                    quarantine.borrow(None)
-                bases = {oid for oid, _ in self.header.prerequisites}
-                self._room.check_bytes(quarantine.unpacked_size(), len(bases))
-            quarantine.borrow(self._store.path.absolute() / "objects")
             received.transferred = self._source.transferred
             # Read now, so that a bundle without its tags is refused here.
             if self.statement not in (None, received.statement):
@@ -228,41 +213,3 @@ class Incoming:
             received.discard()
             raise
         return received
-
-
-class _Pack:
-    """The rest of a bundle, hashed on its way: a pack ends with the hash of itself.
-
-    git stops reading where its own count of objects ends; bytes after that are
-    found here.
-    """
-
-    def __init__(self, source: CountedSource, object_format: str) -> None:
-        self._source = source
-        self._digest = hashlib.new(object_format)
-        self._tail = b""
-        self._ahead = b""
-
-    def count(self) -> int:
-        """How many objects it says that it has; 0 where it is no pack, which git will tell."""
-        while len(self._ahead) < _OPENING and (more := self._source.read(1)):
-            self._ahead += more
-        whole = len(self._ahead) == _OPENING and self._ahead.startswith(b"PACK")
-        return int.from_bytes(self._ahead[8:], "big") if whole else 0
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes of the pack, or the few that were read ahead."""
-        chunk, self._ahead = self._ahead or self._source.read(size), b""
-        held = self._tail + chunk
-        cut = max(0, len(held) - self._digest.digest_size)
-        self._digest.update(held[:cut])
-        self._tail = held[cut:]
-        return chunk
-
-    def check_end(self) -> None:
-        """Raise `SourceError` unless the source ended exactly where its pack does."""
-        if self._source.read(1) or self._tail != self._digest.digest():
-            raise SourceError(
-                "The bundle goes on after the end of its pack.",
-                "Get the bundle again from its source.",
-            )

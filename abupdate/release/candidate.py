@@ -31,17 +31,40 @@ class Statement:
 
 
 class Candidate:
-    """A release to be checked; here one that the store has. Use as a context.
+    """A release to be checked, and where its content is read from. Use as a context.
 
-    Nothing of it is trusted: `statement` is for `threshold.believe`, `repository` for the
-    verified content. `cosigned`: further signers and the objects of their tags. `needs`:
-    releases or commits that it was a delta to; `transferred`: bytes that were read to have
-    it; `checked`: whether every object was hashed as it came.
+    Nothing of it is trusted. `needs`: releases or commits that it was a delta to;
+    `transferred`: bytes that were read to have it; `checked`: whether every object was
+    hashed as it came. `tag_oid` is empty where nobody has signed it.
     """
 
     transferred = 0
     checked = False
     needs: tuple[str, ...] = ()
+
+    def __init__(self, repository: Repository, tag_oid: str) -> None:
+        self.repository = repository
+        self.tag_oid = tag_oid
+
+    def join(self) -> None:
+        """Make the release part of the store, on the disk when this returns."""
+
+    def discard(self) -> None:
+        """Delete what has not joined; once or more often."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+
+class Signed(Candidate):
+    """A release with a tag; here one that the store has.
+
+    `statement` is for `threshold.believe`. `cosigned`: further signers and the objects of
+    their tags.
+    """
 
     def __init__(
         self,
@@ -50,9 +73,8 @@ class Candidate:
         repository: Repository,
         cosigned: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(repository, tag_oid)
         self.version = version
-        self.tag_oid = tag_oid
-        self.repository = repository
         self.cosigned = dict(cosigned or {})
 
     @cached_property
@@ -82,20 +104,8 @@ class Candidate:
         with self.repository.reader() as reader:
             return reader.read(oid, "tag", MAX_TAG)
 
-    def join(self) -> None:
-        """Make the release part of the store, on the disk when this returns."""
 
-    def discard(self) -> None:
-        """Delete what has not joined; once or more often."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.discard()
-
-
-def stored(store: Repository, version: Version) -> Candidate:
+def stored(store: Repository, version: Version) -> Signed:
     """A release that the store has. Raises `SourceError` where it has not."""
     tag_oid = store.resolve(version.ref)
     if tag_oid is None:
@@ -106,7 +116,7 @@ def stored(store: Repository, version: Version) -> Candidate:
             f"{' and older ones' if len(kept) > _SHOWN else ''}.",
             f"Install it from a bundle. A file of that name is given as ./{version.tag}",
         )
-    return Candidate(version, tag_oid, store, cosignatures(store, version))
+    return Signed(version, tag_oid, store, cosignatures(store, version))
 
 
 def signed_releases(repository: Repository) -> dict[Version, str]:

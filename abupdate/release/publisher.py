@@ -23,8 +23,9 @@ from abupdate.errors import (
     UsageError,
 )
 from abupdate.events import Events
+from abupdate.release.branch import check_branch
 from abupdate.release.bundle import Incoming
-from abupdate.release.candidate import Candidate, cosignatures, signed_releases
+from abupdate.release.candidate import Signed, cosignatures, signed_releases
 from abupdate.release.channel import PREFIX as CHANNELS
 from abupdate.release.channel import (
     ChannelTag,
@@ -130,14 +131,17 @@ def commit(
     description: Description,
     events: Events,
     date: int | None = None,
+    branch: str | None = None,
 ) -> Captured:
     """Capture a root filesystem as the commit of a release that is not signed yet.
 
-    `date`: seconds since the epoch, of commit and release (default: the newest
-    file's). The same content again is fine; other content for a version that
-    is signed raises `RefusedError`.
+    `branch`: one that is to be at this commit, for development. `date`: seconds since the
+    epoch, of commit and release (default: the newest file's). The same content again is
+    fine; other content for a version that is signed raises `RefusedError`.
     """
     version = description.version
+    if branch is not None:
+        check_branch(branch)
 
     def describe(totals: Totals) -> bytes:
         return format_release_toml(description.release_toml(totals, date))
@@ -154,6 +158,9 @@ def commit(
             f"(commit {_tag(repository, version, signed).commit}, this is {captured.commit}).",
             "A version is published once; give the new content a new version.",
         )
+    if branch is not None:
+        repository.set_ref(f"refs/heads/{branch}", captured.commit)
+        repository.list_for_static_servers()
     return captured
 
 
@@ -273,7 +280,7 @@ def promote(
             f"{repository.path} has no signed release {version}.",
             f"Sign it first: abupdate publish sign --version {version}",
         )
-    statement = Candidate(version, oid, repository, cosignatures(repository, version)).statement
+    statement = Signed(version, oid, repository, cosignatures(repository, version)).statement
     tags = join_tags(statement)
     before = channel(repository, name)
     payload = format_channel(

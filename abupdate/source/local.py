@@ -12,7 +12,7 @@ from pathlib import Path
 
 from abupdate.errors import SourceError
 from abupdate.release.bundle import Incoming
-from abupdate.release.candidate import Candidate, Statement, stored
+from abupdate.release.candidate import Signed, Statement, stored
 from abupdate.release.version import Version
 from abupdate.source.source import Arriving, Into
 from abupdate.store.repository import Readable
@@ -77,11 +77,7 @@ class StoredSource:
 
 @dataclass(frozen=True)
 class _Kept:
-    candidate: Candidate
-
-    @property
-    def version(self) -> Version:
-        return self.candidate.version
+    candidate: Signed
 
     @property
     def statement(self) -> Statement:
@@ -91,5 +87,9 @@ class _Kept:
     def channel(self) -> None:
         return None
 
-    def receive(self) -> Candidate:
+    @property
+    def branch(self) -> None:
+        return None
+
+    def receive(self) -> Signed:
         return self.candidate

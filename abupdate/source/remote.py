@@ -19,17 +19,19 @@ from urllib.parse import urlsplit
 
 from abupdate.errors import NoSpaceError, ProgramError, SourceError, UsageError
 from abupdate.events import Events
+from abupdate.release.branch import Unsigned, check_branch
 from abupdate.release.bundle import BundleHeader, Incoming, Received
 from abupdate.release.candidate import Statement, cosignatures, signed_releases
 from abupdate.release.channel import MAX_TAGS, ChannelTag, check_channel, parse_channel, split_tags
-from abupdate.release.header import format_header
+from abupdate.release.header import CountedSource, format_header
+from abupdate.release.intake import take_in
 from abupdate.release.quarantine import open_quarantine
 from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.release.version import Version
 from abupdate.source.source import Arriving, Into
 from abupdate.store.repository import Readable, Repository
 
-_RELEASE, _CHANNEL = "release/", "channel/"
+_RELEASE, _CHANNEL, _BRANCH = "release/", "channel/", "branch/"
 _SCHEMES = ("http", "https", "ssh", "git", "file")
 _SCP = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^:].*")
 _GRAPHIC = re.compile(r"[\x21-\x7e]+")
@@ -52,6 +54,8 @@ class RemoteSource:
             Version.parse(self.ref.removeprefix(_RELEASE))
         elif self.ref.startswith(_CHANNEL):
             check_channel(self.ref.removeprefix(_CHANNEL))
+        elif self.ref.startswith(_BRANCH):
+            check_branch(self.ref.removeprefix(_BRANCH))
         else:
             raise UsageError(
                 f"A release or channel of {self.url[:200]} was expected, found {self.ref[:80]!r}.",
@@ -90,6 +94,8 @@ class RemoteSource:
             remote = _Remote(self, into, scratch)
             if self.ref.startswith(_CHANNEL):
                 yield remote.by_channel(self.ref.removeprefix(_CHANNEL))
+            elif self.ref.startswith(_BRANCH):
+                yield _Head(remote, self.ref.removeprefix(_BRANCH))
             else:
                 yield _Fetched(remote, Version.parse(self.ref.removeprefix(_RELEASE)), None, None)
         finally:
@@ -167,9 +173,10 @@ class _Remote:
             except NoSpaceError:
                 raise
             except ProgramError as error:
-                raise self._told(error) from error
+                raise self.told(error) from error
 
-    def _told(self, error: ProgramError) -> SourceError:
+    def told(self, error: ProgramError) -> SourceError:
+        """What people are told of a fetch that failed."""
         if error.code == -signal.SIGXFSZ or "File too large" in error.stderr:
             return SourceError(
                 f"{self.source.name} sends more than {self.into.max_bytes} bytes, the limit.",
@@ -189,6 +196,7 @@ class _Fetched:
     version: Version
     statement: Statement | None
     channel: ChannelTag | None
+    branch: None = None
 
     def receive(self) -> Received:
         """Fetch what the store lacks, and send it the way of a bundle."""
@@ -217,7 +225,37 @@ class _Fetched:
                 incoming = Incoming(joined, into.store, into.max_bytes, into.events, room=into.room)
                 return incoming.receive()
         except ProgramError as error:
-            raise remote._told(error) from error
+            raise remote.told(error) from error
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The newest commit of a branch of a remote."""
+
+    remote: _Remote
+    branch: str
+    statement: None = None
+    channel: None = None
+
+    def receive(self) -> Unsigned:
+        """Fetch what the store lacks, into a quarantine of its own."""
+        remote, ref = self.remote, f"refs/heads/{self.branch}"
+        scratch, into = remote.scratch, remote.into
+        bases = _bases(into.store, scratch)
+        remote.fetch(ref, have=list(bases))
+        commit = scratch.resolve(ref)
+        if commit is None or scratch.kind(commit) != "commit":
+            raise SourceError(f"{remote.source.name} should be a branch, and is none.")
+        try:
+            with scratch.packing([], commit, list(bases)) as pack:
+                source = CountedSource(pack, into.max_bytes, into.events)
+                store, room = into.store, into.room
+                quarantine = take_in(source, store, len(bases), into.max_bytes, room)
+        except ProgramError as error:
+            raise remote.told(error) from error
+        found = Unsigned(self.branch, commit, quarantine, into.store)
+        found.transferred = source.transferred
+        return found
 
 
 def _bases(store: Repository, scratch: Repository) -> Mapping[str, str]:

@@ -11,7 +11,6 @@ from abupdate.events import Events
 from abupdate.release.candidate import Candidate, Statement
 from abupdate.release.channel import ChannelTag
 from abupdate.release.quarantine import Room
-from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 
 
@@ -22,11 +21,6 @@ class Arriving(Protocol):
     """
 
     @property
-    def version(self) -> Version:
-        """What it says that it is."""
-        ...
-
-    @property
     def statement(self) -> Statement | None:
         """What its signers say, where that is known before all of it has come."""
         ...
@@ -34,6 +28,11 @@ class Arriving(Protocol):
     @property
     def channel(self) -> ChannelTag | None:
         """The channel that named it."""
+        ...
+
+    @property
+    def branch(self) -> str | None:
+        """The branch whose newest commit it is: then nobody has signed it."""
         ...
 
     def receive(self) -> Candidate:

@@ -14,10 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from abupdate.config import Settings
-from abupdate.errors import NotTrustedError, SourceError
+from abupdate.errors import NotTrustedError, RefusedError, SourceError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.candidate import Candidate, Statement
+from abupdate.release.branch import Unsigned
+from abupdate.release.candidate import Candidate, Signed, Statement
 from abupdate.release.channel import ChannelTag
 from abupdate.release.metadata import ReleaseToml, parse_release_toml
 from abupdate.release.quarantine import clear_quarantines
@@ -127,10 +128,15 @@ class _Judge:
         failpoint("source-opened")
         if arriving.channel is not None:
             self._follow(arriving.channel)
+        if arriving.branch is not None:
+            self._refuse_branch(arriving.branch)
         verified = self._believe(arriving.statement) if arriving.statement else None
         with self._events.step("receive", "Receive the release"):
             candidate = stack.enter_context(arriving.receive())
         failpoint("quarantined")
+        if isinstance(candidate, Unsigned):
+            return self._unsigned(candidate, stack, source)
+        assert isinstance(candidate, Signed)
         if verified is None:
             verified = self._believe(candidate.statement)
         content = stack.enter_context(
@@ -143,6 +149,32 @@ class _Judge:
                 f"release inside says {stated.compatible} {stated.version}.",
                 "Get the release again from its publisher.",
             )
+        return Examined(candidate, verified, stated, content, source.name)
+
+    def _refuse_branch(self, name: str) -> None:
+        """Before anything of it is fetched: only the device's owner can want that."""
+        allowed = self._settings.source.unsigned_branches
+        if name not in allowed:
+            raise RefusedError(
+                f"Nobody signs a branch, and this device takes {_list(allowed)} without a "
+                f"signature; found branch {name!r}.",
+                "For development only: source.unsigned_branches of config.toml.",
+            )
+        self._events.warning(f"NOBODY HAS SIGNED branch {name}: whoever serves it is root here.")
+
+    def _unsigned(self, candidate: Unsigned, stack: ExitStack, source: Source) -> Examined:
+        content = stack.enter_context(open_commit(candidate.repository, candidate.commit))
+        stated = parse_release_toml(content.release_toml)
+        verified = Verified(
+            signer=f"NOBODY (branch {candidate.branch})",
+            fingerprint="",
+            commit=candidate.commit,
+            manifest_sha256=content.manifest_sha256,
+            version=stated.version,
+            compatible=stated.compatible,
+            tagger_time=0,
+        )
+        self._early(verified)
         return Examined(candidate, verified, stated, content, source.name)
 
     def _follow(self, channel: ChannelTag) -> None:
@@ -228,3 +260,7 @@ def admit(
             fixups_write=found.stated.fixups_write,
             downgrade_from=newer,
         )
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join(names) or "none"

@@ -227,7 +227,7 @@ def _confirmed(machine: Machine, record: SlotRecord, events: Events) -> bool:
         ("failed list", lambda: machine.records.remove_failed(record.commit)),
     ]
     runs = machine.booted().slot == record.slot
-    if runs:
+    if runs and record.tag:  # what nobody has signed sets no rules
         todo.append(("version floor", lambda: _raise_floor(machine)))
     if told not in machine.records.history():
         if runs:

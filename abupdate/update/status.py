@@ -22,6 +22,7 @@ from abupdate.update.records import Intent, SlotRecord
 from abupdate.update.slots import Booted, Machine
 
 SCHEMA_VERSION = 1
+_UNSIGNED = b"unsigned_branches"
 _MAX_RELEASE = 1024 * 1024
 
 USTATE_WORDS = {
@@ -145,7 +146,7 @@ def differences(
 ) -> list[str]:
     """Where what was installed, what runs, and the boot state do not fit together."""
     found = mounts_that(TOLD, machine.paths.runtime)
-    found += _stale_channels(machine)
+    found += _unsigned(machine, records) + _stale_channels(machine)
     record = records[booted.slot] if booted.slot else None
     running = _running_version(machine)
     if record is not None and running is not None and running != record.release:
@@ -164,6 +165,28 @@ def differences(
         found.append(f"Slot {state.failed} was given up, and no record is left of what was in it.")
     if state.ustate == Ustate.INSTALLED and (intent is None or intent.slot != state.trial):
         found.append(f"Slot {state.trial} is armed, and no record tells of an install into it.")
+    return found
+
+
+def _unsigned(machine: Machine, records: Mapping[Slot, SlotRecord | None]) -> list[str]:
+    """What was taken, or would be, though nobody has signed it."""
+    found = [
+        f"NOBODY HAS SIGNED release {record.release} of slot {slot} ({record.signer})."
+        for slot, record in records.items()
+        if record is not None and not record.tag
+    ]
+    texts = [*machine.paths.config_files(), machine.paths.cmdline]
+    if any(_UNSIGNED in path.read_bytes() for path in texts if path.is_file()):
+        from abupdate.config import load  # takes longer than all the rest: where it must be
+
+        try:
+            if names := load(machine.paths).settings.source.unsigned_branches:
+                found.append(
+                    f"Releases of branch {' and '.join(names)} are taken though NOBODY SIGNS "
+                    "THEM: source.unsigned_branches is set."
+                )
+        except AbupdateError as error:
+            found.append(error.message)
     return found
 
 

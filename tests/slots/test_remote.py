@@ -299,3 +299,65 @@ def test_a_neighbour_serves_its_store(device: Device, capsys: pytest.CaptureFixt
         os.waitpid(child, 0)
     assert daemons
     assert not any(Path(f"/proc/{pid}").exists() for pid in daemons)
+
+
+class TestBranch:
+    """Development: what nobody has signed, where the device's owner wants it."""
+
+    @pytest.fixture
+    def source(self, device: Device) -> str:
+        rootfs = device.top / "rootfs-dev"
+        if not rootfs.exists():
+            make_rootfs(rootfs, "7-dev.1")
+            shutil.copy(device.top / "keys/allowed_signers", rootfs / "usr/lib/abupdate")
+        repo = ("--repo", device.publisher, "--version", "7-dev.1", "--floor", "7-dev.1")
+        device.publish("commit", rootfs, *repo, "--compatible", "testbox", "--branch", "dev")
+        return f"{device.publisher}#branch/dev"
+
+    @pytest.mark.row("S16")
+    def test_refused_where_it_is_not_asked_for(
+        self, device: Device, source: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused(device, source, 7, "Nobody signs a branch, and this device takes none", capsys)
+        assert device.run("status") == 0
+        assert "NOBODY" not in capsys.readouterr().out
+
+    @pytest.mark.row("S16")
+    def test_taken_and_shouted_about_where_it_is(
+        self, device: Device, source: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cmdline = device.paths.cmdline
+        wanted = ' abupdate.source.unsigned_branches=["dev"]\n'
+        cmdline.write_text(cmdline.read_text().strip() + wanted)
+        assert device.run("install", source) == 0
+        assert "NOBODY HAS SIGNED branch dev" in " ".join(capsys.readouterr().err.split())
+        assert device.run("status") == 0
+        assert "NOBODY HAS SIGNED release 7-dev.1 of slot B" in capsys.readouterr().out
+        entry = device.machine.records.history()[-1]
+        assert (entry.release, entry.detail["signer"]) == ("7-dev.1", "NOBODY (branch dev)")
+        assert device.run("verify", "B") == 0
+        device.boot(Slot.B, "trial")
+        assert device.run("confirm") == 0
+        assert not (device.paths.state / "trust/floor").exists()
+        assert device.run("store", "prune") == 0
+        assert device.run("verify", "B") == 0
+        capsys.readouterr()
+        cmdline.write_text(cmdline.read_text().strip() + wanted)
+        assert device.run("status") == 0
+        assert "Releases of branch dev are taken though NOBODY SIGNS" in capsys.readouterr().out
+        # The owner's word is for one branch, and not for tags that are bad.
+        refused(device, source.replace("dev", "other"), 7, "takes dev without", capsys)
+        assert device.run("install", device.top / "6.bundle", "--allow-downgrade") == 0
+        assert device.run("status") == 0
+        assert "NOBODY HAS SIGNED release 7-dev.1 of slot B" in capsys.readouterr().out
+
+    def test_another_product(
+        self, device: Device, source: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rootfs = make_rootfs(device.top / "rootfs-devx", "8-dev")
+        repo = ("--repo", device.publisher, "--version", "8-dev", "--branch", "dev")
+        device.publish("commit", rootfs, *repo, "--compatible", "otherbox")
+        cmdline = device.paths.cmdline
+        wanted = ' abupdate.source.unsigned_branches=["dev"]\n'
+        cmdline.write_text(cmdline.read_text().strip() + wanted)
+        refused(device, source, 7, "is for 'otherbox'", capsys)
