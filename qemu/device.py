@@ -19,14 +19,14 @@ from image import DiskImage, Sizes, scratch
 from secure_boot import Signed
 
 from abupdate.boot.state import provision
+from abupdate.bundle.read import Incoming
 from abupdate.config import BootSection
 from abupdate.disk.layout import DATA, RESCUE, Slot
 from abupdate.events import Events
-from abupdate.release.bundle import Incoming
-from abupdate.release.signature import Verified
-from abupdate.release.signers import TrustFiles
-from abupdate.release.threshold import believe
 from abupdate.run import run
+from abupdate.signing.signature import Verified
+from abupdate.signing.signers import TrustFiles
+from abupdate.signing.threshold import believe
 from abupdate.store.content import open_commit
 from abupdate.store.materialise.apply import materialise
 from abupdate.store.repository import Repository

@@ -14,14 +14,18 @@ from pathlib import Path
 import cache
 import guest
 
+from abupdate.bundle.write import create
 from abupdate.events import Events
-from abupdate.release import bundle, signature, tag
+from abupdate.release import tag
 from abupdate.release.metadata import ReleaseToml, format_release_toml
 from abupdate.release.version import Version
 from abupdate.run import run
+from abupdate.signing import signature
 from abupdate.store.capture import Totals, capture
 from abupdate.store.repository import Repository
 
+# The code that makes a release: another one is built when it changes.
+MADE_BY = ("store", "release", "signing", "bundle", "publish")
 PRINCIPAL = "demo@localhost"
 
 
@@ -73,7 +77,7 @@ class Series:
 
 
 def _bundle(repository: Repository, version: Version, since: list[Version], path: Path) -> None:
-    bundle.create(repository, version, since, path)
+    create(repository, version, since, path)
 
 
 def publish(releases: Sequence[guest.Release], signer: Key | None = None) -> Series:
@@ -91,7 +95,8 @@ def _extended(before: Path | None, release: guest.Release, root: Path, signer: K
     project = cache.PROJECT / "abupdate"
     inputs = (
         *(before.name if before else "", root.name, release.version, signer.folder.name),
-        *(project / "store", project / "release", Path(__file__)),
+        *(project / name for name in MADE_BY),
+        Path(__file__),
     )
 
     def make(path: Path) -> None:

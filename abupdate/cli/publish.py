@@ -53,8 +53,8 @@ def keygen(
     \b
         abupdate publish keygen --out keys --name alice@example.org
     """
-    from abupdate.release.signature import generate_key
-    from abupdate.release.signers import check_principal
+    from abupdate.signing.signature import generate_key
+    from abupdate.signing.signers import check_principal
 
     check_principal(name)
     if name == "allowed_signers" or name.endswith(".pub"):
@@ -114,7 +114,7 @@ def commit(
     The commit waits at refs/abupdate/commits/VERSION until it is signed.
     """
     from abupdate.cli.show import terminal_events
-    from abupdate.release import publisher
+    from abupdate.publish import publisher
 
     description = publisher.Description(
         version=_version(version),
@@ -164,7 +164,7 @@ def sign(
     \b
         abupdate publish sign --repo r.git --version 2 --key bob --cosigner bob@example.org
     """
-    from abupdate.release import publisher
+    from abupdate.publish import publisher
 
     repository = publisher.open_repository(repo)
     if cosigner is not None:
@@ -199,9 +199,9 @@ def promote(
     \b
         abupdate publish promote --repo r.git --channel stable --version 2 --key keys/release
     """
-    from abupdate.release import publisher
+    from abupdate.publish import channels, publisher
 
-    made = publisher.promote(
+    made = channels.promote(
         publisher.open_repository(repo), channel, _version(version), key,
         int(time.time()) + days * 86400, tagger=tagger, terminal=_terminal(),
     )  # fmt: skip
@@ -231,13 +231,13 @@ def bundle(
     \b
         abupdate publish bundle --repo r.git --version 2 --since 1 -o gw-2.bundle
     """
-    from abupdate.release import bundle as bundles
-    from abupdate.release import publisher
+    from abupdate.bundle.write import create
+    from abupdate.publish import publisher
 
     repository = publisher.open_repository(repo)
     older = [_version(text) for text in since or []]
     with _told_files():
-        header = bundles.create(repository, _version(version), older, output)
+        header = create(repository, _version(version), older, output)
     print(f"bundle    {output}, {output.stat().st_size} bytes")
     print(f"release   {version}, tag {header.tag_oid}")
     for oid, comment in header.prerequisites:
@@ -262,8 +262,8 @@ def verify(
     abupdate publish verify gw-2.bundle --allowed-signers keys/allowed_signers
     """
     from abupdate.cli.show import terminal_events
-    from abupdate.release import publisher
-    from abupdate.release.signature import TrustFiles
+    from abupdate.publish import publisher
+    from abupdate.signing.signature import TrustFiles
 
     trust = TrustFiles(tuple(allowed_signers), tuple(revoked or ()))
     base = publisher.open_repository(repo) if repo else None
@@ -287,7 +287,7 @@ def log(repo: Repo) -> None:
 
     It tells which key signed each, and does not verify the signatures.
     """
-    from abupdate.release import publisher
+    from abupdate.publish import channels, publisher
 
     repository = publisher.open_repository(repo)
     for listed in publisher.releases(repository):
@@ -301,7 +301,7 @@ def log(repo: Repo) -> None:
             f"{listed.version!s:<16} {listed.commit[:12]}  {day}  {listed.tag.compatible}  "
             f"{key}{more}"
         )
-    for one in publisher.channels(repository):
+    for one in channels.all_of(repository):
         print(
             f"channel {one.name:<8} release {one.release}, sequence {one.sequence}, "
             f"valid until {_day(one.valid_until)}"
@@ -328,7 +328,7 @@ def diff(
     """
     from abupdate.cli.show import printable
     from abupdate.cli.show_difference import difference_text
-    from abupdate.release import difference, publisher
+    from abupdate.publish import difference, publisher
 
     repository = publisher.open_repository(repo)
     found = difference.difference(repository, _version(old), _version(new))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abupdate.release.difference import Difference, PackageChange, Paths
+from abupdate.publish.difference import Difference, PackageChange, Paths
 
 _SHOWN = 20
 

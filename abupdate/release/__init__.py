@@ -1,1 +1,1 @@
-"""What a release is, who signed it, and the file that carries it."""
+"""What a release is and says of itself: versions, release.toml, tags, channels, fixups."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from abupdate.errors import UsageError
-from abupdate.release.candidate import Statement
 from abupdate.release.compatible import check_compatible
 from abupdate.release.tag import (
     COMPATIBLE,
@@ -23,6 +22,7 @@ from abupdate.release.tag import (
     MAX_TAG,
     Reason,
     SignedText,
+    Statement,
     TagRefusedError,
     is_cosigner,
     open_tag,

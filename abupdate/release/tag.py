@@ -11,7 +11,8 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from abupdate.errors import NotTrustedError, UsageError
@@ -76,6 +77,15 @@ class TagRefusedError(NotTrustedError):
     def __init__(self, reason: Reason, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What signers say of a release: its raw tag, and by name those of further signers."""
+
+    version: Version
+    tag: bytes
+    cosigned: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from io import BufferedReader
 from typing import cast
 from urllib.parse import urlsplit
 
+from abupdate.bundle.read import Incoming
 from abupdate.config import SourceSection
 from abupdate.errors import SourceError, UsageError
 from abupdate.events import Events
-from abupdate.release.bundle import Incoming
 from abupdate.run import Sandbox, Stream, stream
 from abupdate.source.source import Arriving, Into
 

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.bundle.candidate import Signed, stored
+from abupdate.bundle.read import Incoming
 from abupdate.errors import SourceError
-from abupdate.release.bundle import Incoming
-from abupdate.release.candidate import Signed, Statement, stored
+from abupdate.release.tag import Statement
 from abupdate.release.version import Version
 from abupdate.source.source import Arriving, Into
 from abupdate.store.repository import Readable

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from abupdate.bundle.branch import Unsigned, check_branch
+from abupdate.bundle.candidate import cosignatures, signed_releases
+from abupdate.bundle.header import BundleHeader, CountedSource, format_header
+from abupdate.bundle.intake import take_in
+from abupdate.bundle.quarantine import open_quarantine
+from abupdate.bundle.read import Incoming, Received
 from abupdate.errors import NoSpaceError, ProgramError, SourceError, UsageError
 from abupdate.events import Events
-from abupdate.release.branch import Unsigned, check_branch
-from abupdate.release.bundle import BundleHeader, Incoming, Received
-from abupdate.release.candidate import Statement, cosignatures, signed_releases
 from abupdate.release.channel import MAX_TAGS, ChannelTag, check_channel, parse_channel, split_tags
-from abupdate.release.header import CountedSource, format_header
-from abupdate.release.intake import take_in
-from abupdate.release.quarantine import open_quarantine
-from abupdate.release.tag import MAX_TAG, parse_tag
+from abupdate.release.tag import MAX_TAG, Statement, parse_tag
 from abupdate.release.version import Version
 from abupdate.source.source import Arriving, Into
 from abupdate.store.repository import Readable, Repository

@@ -6,11 +6,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from abupdate.bundle.candidate import Candidate
+from abupdate.bundle.quarantine import Room
 from abupdate.config import SourceSection
 from abupdate.events import Events
-from abupdate.release.candidate import Candidate, Statement
 from abupdate.release.channel import ChannelTag
-from abupdate.release.quarantine import Room
+from abupdate.release.tag import Statement
 from abupdate.store.repository import Repository
 
 

@@ -13,18 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from abupdate.bundle.branch import Unsigned
+from abupdate.bundle.candidate import Candidate, Signed
+from abupdate.bundle.quarantine import clear_quarantines
 from abupdate.config import Settings
 from abupdate.errors import NotTrustedError, RefusedError, SourceError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.branch import Unsigned
-from abupdate.release.candidate import Candidate, Signed, Statement
 from abupdate.release.channel import ChannelTag
 from abupdate.release.metadata import ReleaseToml, parse_release_toml
-from abupdate.release.quarantine import clear_quarantines
-from abupdate.release.signature import Verified, verify_text
-from abupdate.release.threshold import believe
+from abupdate.release.tag import Statement
 from abupdate.release.version import Version
+from abupdate.signing.signature import Verified, verify_text
+from abupdate.signing.threshold import believe
 from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import channels, trust

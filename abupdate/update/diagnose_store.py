@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from abupdate.bundle.quarantine import quarantines
 from abupdate.disk.layout import Slot
 from abupdate.errors import ProgramError, RefusedError, UsageError
-from abupdate.release.quarantine import quarantines
 from abupdate.release.version import Version
 from abupdate.store import packs
 from abupdate.store.repository import Repository

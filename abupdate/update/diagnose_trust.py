@@ -17,9 +17,9 @@ from pathlib import Path
 
 from abupdate.errors import AbupdateError, ProgramError
 from abupdate.paths import Paths
-from abupdate.release.keys import key_sizes, revoked_among
-from abupdate.release.signers import Signer, check_krl, check_revoked, read_signers
 from abupdate.release.tag import Reason, TagRefusedError
+from abupdate.signing.keys import key_sizes, revoked_among
+from abupdate.signing.signers import Signer, check_krl, check_revoked, read_signers
 from abupdate.update import trust
 from abupdate.update.findings import Finding, finding
 

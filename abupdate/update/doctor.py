@@ -22,10 +22,10 @@ import os
 from dataclasses import dataclass, field
 
 from abupdate.boot.state import BootState
+from abupdate.bundle.quarantine import clear_quarantines
 from abupdate.disk import filesystem
 from abupdate.disk.layout import BootDisk, Slot
 from abupdate.errors import AbupdateError, DeviceFaultError, RefusedError
-from abupdate.release.quarantine import clear_quarantines
 from abupdate.store import packs
 from abupdate.update import diagnose_disk, diagnose_state, diagnose_store, diagnose_trust, seen
 from abupdate.update.findings import Finding, Severity, finding

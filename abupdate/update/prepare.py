@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.bundle.quarantine import Room
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import (
@@ -16,7 +17,6 @@ from abupdate.errors import (
 )
 from abupdate.events import Events
 from abupdate.release.fixups import fixups
-from abupdate.release.quarantine import Room
 from abupdate.store.content import CommitContent, open_commit, read_blobs
 from abupdate.store.manifest import Kind
 from abupdate.store.materialise.plan import Plan, plan_from

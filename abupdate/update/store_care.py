@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from abupdate.bundle.candidate import cosignatures, signed_releases
 from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError, ContentDiffersError, ProgramError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
-from abupdate.release.candidate import cosignatures, signed_releases
 from abupdate.release.tag import MAX_TAG, SignedTag, parse_tag
 from abupdate.release.version import Version
 from abupdate.store import packs

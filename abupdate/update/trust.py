@@ -13,10 +13,10 @@ from pathlib import Path
 from abupdate.errors import DeviceFaultError, RefusedError, UsageError
 from abupdate.paths import Paths
 from abupdate.release.metadata import ReleaseToml, parse_release_toml
-from abupdate.release.signature import TrustFiles
-from abupdate.release.signers import with_revoked
 from abupdate.release.tag import LAST_SECOND
 from abupdate.release.version import Version
+from abupdate.signing.signature import TrustFiles
+from abupdate.signing.signers import with_revoked
 from abupdate.store.manifest import DEVICES, Entry, shown
 from abupdate.update.records import replace_file
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cache
+from publisher import MADE_BY
 
 from abupdate.cli.main import main
 from abupdate.store.manifest import Entry, Kind
@@ -87,7 +88,7 @@ def build() -> Releases:
     """Release 1, 2, and 3, which does not get through its health check; cached."""
     project = cache.PROJECT
     inputs = (
-        *(project / "abupdate" / name for name in ("store", "release")),
+        *(project / "abupdate" / name for name in MADE_BY),
         *(Path(__file__), _FIXUP, HERE / "probe.S", project / "tests/slots/rootfs.py"),
     )
     return Releases(cache.cached("cuts-releases", inputs, "", _make))

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from abupdate.boot import state as boot
 from abupdate.boot.grubenv import Grubenv
+from abupdate.bundle.read import Incoming
 from abupdate.cli.main import main
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import BootDisk, Partition, Slot
 from abupdate.events import Events
 from abupdate.paths import Paths
-from abupdate.release.bundle import Incoming
 from abupdate.release.tag import parse_tag
 from abupdate.run import Sandbox
 from abupdate.store.content import open_commit

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from abupdate.release.signature import sign
+from abupdate.signing.signature import sign
 from tests.slots.device import Device
 from tests.slots.rootfs import PRODUCT, make_rootfs
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from abupdate.disk.layout import Slot
-from abupdate.release import publisher
+from abupdate.publish import channels
 from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 from tests.slots.device import Device, make_release, snapshot
@@ -188,7 +188,7 @@ class TestChannel:
         promote(device, "6")
         assert device.run("install", f"{device.publisher}#channel/stable") == 0
         refused(device, f"{old}#channel/stable", 7, "has sequence 1", capsys)
-        publisher.promote(
+        channels.promote(
             Repository(other), "stable", Version("5"), device.top / "keys/release",
             int(time.time()) + DAY, tagger="A <a@b>",
         )  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.release.candidate import cosignatures
-from abupdate.release.signers import TrustFiles
+from abupdate.bundle.candidate import cosignatures
 from abupdate.release.version import Version
+from abupdate.signing.signers import TrustFiles
 from abupdate.store.repository import Repository
 from abupdate.update import trust
 from tests.slots.device import Device, make_release, snapshot

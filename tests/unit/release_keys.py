@@ -6,8 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from abupdate.release.signature import format_payload, generate_key, sign
 from abupdate.release.version import Version
+from abupdate.signing.signature import format_payload, generate_key, sign
 
 NOW = 1_795_000_000  # 2026-11-18
 MANIFEST = "ab" * 32

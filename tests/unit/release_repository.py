@@ -7,8 +7,8 @@ from pathlib import Path
 
 from abupdate.events import Events
 from abupdate.release.metadata import ReleaseToml, format_release_toml
-from abupdate.release.signature import format_payload, sign
 from abupdate.release.version import Version
+from abupdate.signing.signature import format_payload, sign
 from abupdate.store.capture import Totals, capture
 from abupdate.store.repository import Repository
 from tests.unit.release_keys import NOW, Key

@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from abupdate.bundle.header import BundleHeader, CountedSource, format_header, parse_header
+from abupdate.bundle.quarantine import Room, clear_quarantines
+from abupdate.bundle.read import Incoming, Received
+from abupdate.bundle.write import create
 from abupdate.errors import (
     AbupdateError,
     ExitCode,
@@ -24,12 +28,9 @@ from abupdate.errors import (
     UsageError,
 )
 from abupdate.events import Events
-from abupdate.release.bundle import Incoming, Received, create
-from abupdate.release.header import BundleHeader, CountedSource, format_header, parse_header
-from abupdate.release.quarantine import Room, clear_quarantines
-from abupdate.release.signature import Reason, TagRefusedError, TrustFiles, verify
 from abupdate.release.version import Version
 from abupdate.run import Sandbox
+from abupdate.signing.signature import Reason, TagRefusedError, TrustFiles, verify
 from abupdate.store.content import open_commit
 from abupdate.store.repository import Repository
 from tests.unit.release_keys import NOW, Key, make_key
@@ -401,7 +402,7 @@ class TestHostile:
         self, sha256: Publisher, device256: Device, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def install(raw: bytes, most: int) -> None:
-            monkeypatch.setattr("abupdate.release.quarantine._MORE_BYTES", most)
+            monkeypatch.setattr("abupdate.bundle.quarantine._MORE_BYTES", most)
             room = Room(1, 1000)
             incoming = Incoming(Pipe(raw), device256.store, LIMIT, Events(), room=room)
             with incoming.receive() as received:

@@ -11,7 +11,8 @@ from typing import IO, TypeVar
 import pytest
 
 from abupdate.errors import ExitCode, UsageError
-from abupdate.release.signature import (
+from abupdate.release.version import Version
+from abupdate.signing.signature import (
     Reason,
     TagRefusedError,
     TrustFiles,
@@ -20,7 +21,6 @@ from abupdate.release.signature import (
     sign,
     verify,
 )
-from abupdate.release.version import Version
 from tests.unit.release_keys import (
     ALICE,
     COMMIT,
@@ -408,7 +408,7 @@ class TestPublisher:
 
     @pytest.mark.parametrize("tagger", ["Acme", "A <b> <c>", "Acme <a b>", "A\n <b>"])
     def test_a_tagger_that_breaks_the_header_is_refused(self, tagger: str) -> None:
-        from abupdate.release.signature import format_payload
+        from abupdate.signing.signature import format_payload
 
         with pytest.raises(UsageError, match="tagger"):
             format_payload(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.release.metadata import ReleaseToml, format_release_toml
-from abupdate.release.signature import format_payload, sign
 from abupdate.release.version import Version
+from abupdate.signing.signature import format_payload, sign
 from abupdate.store.manifest import HEADER, Entry, Kind, format_entry
 from tests.slots.hostile.packs import Pack
 from tests.slots.rootfs import PRODUCT

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.disk.layout import Slot
-from abupdate.release.signature import generate_key, signer_line
+from abupdate.signing.signature import generate_key, signer_line
 from tests.slots import loop
 from tests.slots.device import NOBODY, Device, hash_of
 from tests.slots.hostile.releases import Craft, Made, craft

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+from abupdate.bundle.header import CountedSource
+from abupdate.bundle.quarantine import Room, open_quarantine
 from abupdate.errors import SourceError
-from abupdate.release.header import CountedSource
-from abupdate.release.quarantine import Room, open_quarantine
 from abupdate.store.repository import Repository
 
 _MORE_ROOM = 64 * 1024 * 1024

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from abupdate.release.signers import Signer, public_line, read_revoked
 from abupdate.run import run
+from abupdate.signing.signers import Signer, public_line, read_revoked
 
 _REVOKED = 1
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
+from abupdate.bundle.candidate import Candidate
+from abupdate.bundle.quarantine import migrate
 from abupdate.errors import UsageError
-from abupdate.release.candidate import Candidate
-from abupdate.release.quarantine import migrate
 from abupdate.store.repository import Repository
 
 # Where the store keeps what it got: of each branch the newest.

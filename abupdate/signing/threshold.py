@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from abupdate.release.candidate import Statement
-from abupdate.release.signature import Verified, verify
-from abupdate.release.signers import TrustFiles
-from abupdate.release.tag import Reason, TagRefusedError, tag_name
+from abupdate.release.tag import Reason, Statement, TagRefusedError, tag_name
+from abupdate.signing.signature import Verified, verify
+from abupdate.signing.signers import TrustFiles
 
 
 def believe(

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO
 
 from abupdate.errors import ProgramError, UsageError
-from abupdate.release.signers import Signer, TrustFiles, check_krl, check_revoked, read_signers
 from abupdate.release.tag import (
     NAMESPACE,
     Reason,
@@ -29,6 +28,7 @@ from abupdate.release.tag import (
 )
 from abupdate.release.version import Version
 from abupdate.run import Result, run, stream
+from abupdate.signing.signers import Signer, TrustFiles, check_krl, check_revoked, read_signers
 
 __all__ = [
     "Reason",

@@ -6,7 +6,6 @@ A commit waits at `refs/abupdate/commits/<version>` until it is signed; the tag
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import time
@@ -15,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from abupdate.bundle.branch import check_branch
+from abupdate.bundle.candidate import cosignatures, signed_releases
+from abupdate.bundle.header import CountedSource, parse_header
+from abupdate.bundle.read import Incoming
 from abupdate.errors import (
     NothingToDoError,
     NotTrustedError,
@@ -23,24 +26,12 @@ from abupdate.errors import (
     UsageError,
 )
 from abupdate.events import Events
-from abupdate.release.branch import check_branch
-from abupdate.release.bundle import Incoming
-from abupdate.release.candidate import Signed, cosignatures, signed_releases
-from abupdate.release.channel import PREFIX as CHANNELS
-from abupdate.release.channel import (
-    ChannelTag,
-    check_channel,
-    format_channel,
-    join_tags,
-    parse_channel,
-)
 from abupdate.release.fixups import fixups
-from abupdate.release.header import CountedSource, parse_header
 from abupdate.release.metadata import ReleaseToml, format_release_toml, parse_release_toml
-from abupdate.release.signature import TrustFiles, Verified, format_payload, sign
 from abupdate.release.tag import MAX_COSIGNERS, MAX_TAG, SignedTag, is_cosigner, parse_tag
-from abupdate.release.threshold import believe
 from abupdate.release.version import Version
+from abupdate.signing.signature import TrustFiles, Verified, format_payload, sign
+from abupdate.signing.threshold import believe
 from abupdate.store.capture import Captured, Totals, capture
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.repository import Repository
@@ -257,63 +248,6 @@ def cosign_release(
     repository.set_ref(f"{version.ref}+{signer}", tag)
     repository.list_for_static_servers()
     return tag
-
-
-def promote(
-    repository: Repository,
-    name: str,
-    version: Version,
-    key: Path,
-    valid_until: int,
-    *,
-    tagger: str,
-    terminal: IO[bytes] | None = None,
-) -> ChannelTag:
-    """Make a signed release the one of a channel, until `valid_until` (seconds since the epoch).
-
-    The same release again makes the channel fresh again.
-    """
-    check_channel(name)
-    oid = repository.resolve(version.ref)
-    if oid is None:
-        raise UsageError(
-            f"{repository.path} has no signed release {version}.",
-            f"Sign it first: abupdate publish sign --version {version}",
-        )
-    statement = Signed(version, oid, repository, cosignatures(repository, version)).statement
-    tags = join_tags(statement)
-    before = channel(repository, name)
-    payload = format_channel(
-        name=name,
-        tags=repository.write_object("blob", tags),
-        tags_sha256=hashlib.sha256(tags).hexdigest(),
-        release=version,
-        sequence=1 if before is None else before.sequence + 1,
-        valid_until=valid_until,
-        compatible=parse_tag(statement.tag, version).compatible,
-        tagger=tagger,
-        tagger_time=int(time.time()),
-    )
-    raw = sign(payload, key, terminal)
-    made = parse_channel(raw, name)
-    repository.set_ref(f"{CHANNELS}{name}", repository.write_object("tag", raw))
-    repository.list_for_static_servers()
-    return made
-
-
-def channel(repository: Repository, name: str) -> ChannelTag | None:
-    """What a channel says now; None where there is none. Its signature is not verified."""
-    oid = repository.resolve(f"{CHANNELS}{name}")
-    if oid is None:
-        return None
-    with repository.reader() as reader:
-        return parse_channel(reader.read(oid, "tag", MAX_TAG), name)
-
-
-def channels(repository: Repository) -> list[ChannelTag]:
-    """All channels of a repository, by name. Signatures are not verified."""
-    names = sorted(ref.removeprefix(CHANNELS) for ref in repository.refs(CHANNELS))
-    return [found for name in names if (found := channel(repository, name)) is not None]
 
 
 def check_bundle(

@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass, field
 
 from abupdate.errors import UsageError
+from abupdate.publish.packages import packages
 from abupdate.release.metadata import parse_release_toml
-from abupdate.release.packages import packages
 from abupdate.release.version import Version
 from abupdate.store.changes import Change, same_content
 from abupdate.store.content import open_commit

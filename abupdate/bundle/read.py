@@ -1,101 +1,28 @@
-"""Bundles: one file that carries a release, out of a repository and into a store.
+"""A bundle comes in: its first kilobytes, all of it into quarantine, and then into the store.
 
-Taking one in is four acts, so that signature and policy can stand between them:
-`Incoming` has read its first kilobytes, `Incoming.receive` fills a quarantine,
-`Received.join` makes its release part of the store, `Received.discard` leaves no
-trace. Format: docs/release-format.md.
+Three acts, so that signature and policy can stand between them: `Incoming`,
+`Incoming.receive`, and `Received.join` or `Received.discard`, which leaves no trace.
+Format: docs/release-format.md.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-
-from abupdate.errors import RefusedError, SourceError, UsageError
-from abupdate.events import Events
-from abupdate.release.candidate import Signed, Statement, cosignatures
-from abupdate.release.header import (
+from abupdate.bundle.candidate import Signed
+from abupdate.bundle.header import (
     BundleHeader,
     CountedSource,
-    format_header,
     parse_header,
 )
-from abupdate.release.intake import take_in
-from abupdate.release.packstart import tags_at_start
-from abupdate.release.quarantine import Room, migrate
-from abupdate.release.tag import MAX_TAG, parse_tag
-from abupdate.release.version import Version
+from abupdate.bundle.intake import take_in
+from abupdate.bundle.packstart import tags_at_start
+from abupdate.bundle.quarantine import Room, migrate
+from abupdate.errors import RefusedError, SourceError
+from abupdate.events import Events
+from abupdate.release.tag import Statement
 from abupdate.store.repository import Readable, Repository
 
-__all__ = ["BundleHeader", "Incoming", "Received", "create", "parse_header"]
-
-_SIGNATURE = b"# v"
 # Where a release's tags are looked for, before all else has come.
 _LOOKS = (4096, 16384, 65536)
-
-
-def create(
-    repository: Repository, version: Version, since: Sequence[Version], out: Path
-) -> BundleHeader:
-    """Write the bundle of a signed release to `out`, whole or not at all.
-
-    With `since`, a delta for those who have one of these releases: it leaves out
-    what any of them has, and needs all of them.
-    """
-    _refuse_to_replace(out)
-    tag_oid, commit = _signed(repository, version)
-    needed = []
-    for older in dict.fromkeys(since):
-        if older == version:
-            raise UsageError(f"A delta from {version} to itself would be empty.")
-        needed.append((_signed(repository, older)[1], older.tag))
-    cosigned = cosignatures(repository, version)
-    header = BundleHeader(
-        repository.object_format, version, tag_oid, tuple(needed), tuple(cosigned.items())
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(format_header(header))
-            file.flush()
-            tags = [tag_oid, *cosigned.values()]
-            repository.pack(tags, commit, file, [oid for oid, _ in needed])
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(name).rename(out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return header
-
-
-def _refuse_to_replace(out: Path) -> None:
-    """A new file is renamed over `out`: it may be another bundle, never a device or a key."""
-    if not os.path.lexists(out):
-        return
-    if out.is_file() and not out.is_symlink():
-        with out.open("rb") as file:
-            if file.read(len(_SIGNATURE)) == _SIGNATURE:
-                return
-    raise UsageError(
-        f"A bundle replaces another bundle at most, and {out} is something else.",
-        "Give the path of a new file.",
-    )
-
-
-def _signed(repository: Repository, version: Version) -> tuple[str, str]:
-    """Tag and commit of a release in a publisher's repository."""
-    tag_oid = repository.resolve(version.ref)
-    if tag_oid is None:
-        raise UsageError(
-            f"{repository.path} has no signed release {version}.",
-            f"Sign it first: abupdate publish sign --version {version}",
-        )
-    with repository.reader() as reader:
-        return tag_oid, parse_tag(reader.read(tag_oid, "tag", MAX_TAG), version).commit
 
 
 class Received(Signed):

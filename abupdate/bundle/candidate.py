@@ -8,26 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
 from abupdate.errors import SourceError, UsageError
-from abupdate.release.tag import MAX_TAG, Reason, TagRefusedError, is_cosigner, tag_name
+from abupdate.release.tag import (
+    MAX_TAG,
+    Reason,
+    Statement,
+    TagRefusedError,
+    is_cosigner,
+    tag_name,
+)
 from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 
 _PREFIX = "refs/tags/release/"
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What signers say of a release: its raw tag, and by name those of further signers."""
-
-    version: Version
-    tag: bytes
-    cosigned: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Candidate:

@@ -1,0 +1,1 @@
+"""What a publisher does: commit, sign, promote, compare."""

@@ -1,0 +1,1 @@
+"""Who signed a release: keys, lists of signers, signatures, how many it takes."""
