@@ -48,7 +48,7 @@ test-health: install-tools
 
 # Every hostile input, those of 10 GB too; writes docs/hostile-inputs.md. Ten minutes.
 hostile: install-tools
-	ABUPDATE_HOSTILE=docs/hostile-inputs.md $(BIN)/pytest tests/slots/test_hostile_inputs.py
+	ABUPDATE_HOSTILE=docs/hostile-inputs.md $(BIN)/pytest tests/slots/test_hostile_inputs.py tests/slots/test_other_git.py
 
 # A device's life, cut at thousands of places; mistakes that this must find; failing disks. An hour.
 crash-all: install-tools
