@@ -361,3 +361,46 @@ class TestBranch:
         wanted = ' abupdate.source.unsigned_branches=["dev"]\n'
         cmdline.write_text(cmdline.read_text().strip() + wanted)
         refused(device, source, 7, "is for 'otherbox'", capsys)
+
+
+SSH = """\
+#!/bin/sh
+# The real one reads the options; then what the other host would do is done here.
+{real} -G "$@" > {top}/asked || exit 255
+for command; do :; done
+export GIT_CONFIG_GLOBAL={top}/safe
+exec sh -c "$command"
+"""
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_over_ssh(device: Device, known: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a key of its own; a host that is not known is asked unless some are."""
+    top = device.top / "ssh"
+    top.mkdir()
+    real, program = top / "real", top / "ssh"
+    shutil.copy("/usr/bin/ssh", real)
+    program.write_text(SSH.format(real=real, top=top))
+    program.chmod(0o755)
+    (top / "asked").touch()
+    (top / "asked").chmod(0o666)
+    (top / "safe").write_text("[safe]\n\tdirectory = *\n")
+    (top / "key").touch()
+    if known:
+        (top / "known").touch()
+    cmdline = device.paths.cmdline
+    more = f"abupdate.source.ssh_key={top}/key abupdate.source.known_hosts={top}/known"
+    cmdline.write_text(f"{cmdline.read_text().strip()} {more}\n")
+    subprocess.run(["mount", "--bind", program, "/usr/bin/ssh"], check=True)
+    try:
+        source = f"git@releases.example:{device.publisher}#release/6"
+        assert device.run("install", source) == 0
+        asked = (top / "asked").read_text()
+        assert f"identityfile {top}/key\n" in asked
+        assert f"stricthostkeychecking {'true' if known else 'false'}\n" in asked
+        assert "batchmode yes" in asked
+        assert device.run("verify", "B") == 0
+        refused(device, "ssh://releases.example/no/such#release/6", 9, "cannot be fetched", capsys)
+    finally:
+        subprocess.run(["umount", "/usr/bin/ssh"], check=True)
+        shutil.rmtree(top)
