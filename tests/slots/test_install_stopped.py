@@ -99,7 +99,7 @@ def test_locks_that_a_killed_git_left(
         for path in (quarantine, *quarantine.rglob("*"), ref.parent, ref):
             os.chown(path, int(NOBODY), int(NOBODY))
 
-    at(monkeypatch, "source-opened", killed)
+    at(monkeypatch, "locked", killed)
     assert device.run("install", device.top / "2.bundle") == 0
     assert left(device) == undisturbed
     assert not ref.exists()
