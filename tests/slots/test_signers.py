@@ -113,6 +113,7 @@ def test_an_unlisted_further_signer_takes_nothing_away(
     cosign(device, "carol")
     trusted.write_text("".join(trusted.read_text().splitlines(keepends=True)[:2]))
     assert device.run("install", bundled(device)) == 0
+    assert list(cosignatures(device.machine.store(), RELEASE)) == ["bob"]
     trusted.write_text(trusted.read_text().splitlines()[0])
     device.boot(device.booted, "normal")
     cmdline = device.paths.cmdline
