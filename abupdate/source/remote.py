@@ -39,6 +39,8 @@ _ROOM = 64 * 1024 * 1024
 # Releases of the store that the new one is taken to be like, the newest ones.
 _BASES = 8
 _LEAST_RATE = 500
+# git's servers say so often, in seconds, that they are at work (uploadpack.keepAlive).
+_KEEP_ALIVE = 5.0
 _LOOK_SECONDS = 0.5
 
 
@@ -105,6 +107,12 @@ class RemoteSource:
         """What git is given."""
         return str(Path(self.url).resolve()) if self._local else self.url
 
+    def idle(self, stall: float) -> float | None:
+        """Seconds after which a peer that is silent is given up; None: git sees to that."""
+        if self.url.startswith(("http://", "https://")):
+            return None
+        return stall + _KEEP_ALIVE
+
     def transport(self, into: Into, scratch: Repository) -> tuple[dict[str, str], dict[str, str]]:
         """Settings of git's, and its environment, for the way there."""
         settings = into.settings
@@ -169,6 +177,7 @@ class _Remote:
                     settings,
                     environment,
                     have,
+                    self.source.idle(self.into.settings.stall),
                 )
             except NoSpaceError:
                 raise
@@ -182,10 +191,13 @@ class _Remote:
                 f"{self.source.name} sends more than {self.into.max_bytes} bytes, the limit.",
                 "The limit is store.max_bundle of config.toml.",
             )
-        said = error.stderr.strip() or error.message
-        return SourceError(
-            f"{self.source.name} cannot be fetched: {said[-600:]}", "Is the address right?"
+        # Not the whole message: the address on git's command line may have a password.
+        said = error.stderr.strip()[-600:] or (
+            f"git was ended by signal {-error.code}" if (error.code or 0) < 0 else "git failed"
         )
+        # The other side chooses words, and with them what a terminal would do.
+        said = "".join(c if c.isprintable() or c == "\n" else "?" for c in said)
+        return SourceError(f"{self.source.name} cannot be fetched: {said}", "Is the address right?")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from abupdate.errors import (
     ProgramError,
     SourceError,
 )
-from abupdate.run import Argument, Result, Sandbox, Stream, run, stream
+from abupdate.run import Argument, Result, Sandbox, Stream, run, run_untrusted, stream
 
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -173,12 +173,14 @@ class Repository:
         settings: Mapping[str, str],
         environment: Mapping[str, str],
         have: Sequence[str] = (),
+        idle: float | None = None,
     ) -> None:
         """Get refs of another repository and what they need that is not here.
 
         `settings` are git's own for the way there, as `environment`. `have`: commits that
-        are here whole; this repository is then for this fetch and nothing else. Raises
-        `ProgramError`, `NoSpaceError`.
+        are here whole; this repository is then for this fetch and nothing else. `idle`:
+        seconds after which a peer of whom nothing comes is given up. Raises `ProgramError`,
+        `NoSpaceError`.
         """
         if have:
             # A server leaves out what a commit has that is here, as long as the histories meet.
@@ -190,11 +192,17 @@ class Repository:
             "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
             "--no-recurse-submodules", "--end-of-options", url, *refspecs,
         )  # fmt: skip
-        try:
-            run(arguments, env=environment, sandbox=self.sandbox, timeout=_LONG)
-        except ProgramError as error:
+        # What the other side says is printed as it comes, and it may say things without end.
+        ended = run_untrusted(
+            arguments, env=environment, sandbox=self.sandbox, timeout=_LONG, idle=idle
+        )
+        if ended.code != 0:
+            said = ended.stdout.decode(errors="replace")
+            if ended.code is None:
+                said += f"nothing came for {idle:g} seconds" if ended.idle else "not finished"
+            error = ProgramError(tuple(map(os.fsdecode, arguments)), ended.code, said)
             self._raise_if_full(error)
-            raise
+            raise error
 
     def serve(self, address: str, port: int) -> None:
         """Offer it for reading to all who come (git's own protocol), until this is stopped.

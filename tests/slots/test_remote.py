@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,7 +21,7 @@ from abupdate.publish import channels
 from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 from tests.slots.device import Device, make_release, snapshot
-from tests.slots.gitserver import smart, static
+from tests.slots.gitserver import packet, peer, smart, static
 from tests.slots.rootfs import make_rootfs
 from tests.slots.webserver import Site, serving
 
@@ -299,6 +300,47 @@ def test_a_neighbour_serves_its_store(device: Device, capsys: pytest.CaptureFixt
         os.waitpid(child, 0)
     assert daemons
     assert not any(Path(f"/proc/{pid}").exists() for pid in daemons)
+
+
+def test_a_peer_that_is_silent_is_given_up(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """git itself would wait for it, and no other source were asked."""
+    cmdline = device.paths.cmdline
+    cmdline.write_text(cmdline.read_text().strip() + " abupdate.source.stall=1\n")
+    over = threading.Event()
+    with peer(lambda _: bool(over.wait())) as url:
+        assert device.run("install", f"{url}#release/6", device.top / "6.bundle") == 0
+    over.set()
+    assert "nothing came for 6 seconds" in " ".join(capsys.readouterr().err.split())
+
+
+def _talk(connection: socket.socket) -> None:
+    """Says that it has release 6, and then what git passes on to people."""
+    connection.recv(65536)
+    name = b"ab" * 32 + b" refs/tags/release/6\0side-band-64k ofs-delta object-format=sha256"
+    connection.sendall(packet(name) + b"0000")
+    connection.recv(65536)
+    connection.sendall(packet(b"NAK\n"))
+    for _ in range(1024):
+        connection.sendall(packet(b"\x02" + b"\x1b[31mred" * 6000 + b"\n"))
+
+
+def test_a_peer_that_talks_much(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither memory nor terminal are its own."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    with peer(_talk) as url:
+        refused(device, f"{url}#release/6", 9, "cannot be fetched", capsys)
+        assert device.run("install", f"{url}#release/6") == 9
+    assert "\x1b" not in capsys.readouterr().err
+    assert _peak() - before < 30_000
+
+
+def _peak() -> int:
+    """The most memory, in KiB, that this process had."""
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1])
 
 
 class TestBranch:
