@@ -11,7 +11,7 @@ import re
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +232,9 @@ class _Fetched:
             scratch.object_format, version, oid, tuple(bases.items()), tuple(cosigned.items())
         )
         try:
-            with scratch.packing([oid, *cosigned.values()], commit, list(bases)) as pack:
+            with scratch.packing(
+                [oid, *cosigned.values()], commit, list(bases), _counted(into)
+            ) as pack:
                 joined = _Joined(format_header(header), pack)
                 incoming = Incoming(joined, into.store, into.max_bytes, into.events, room=into.room)
                 return incoming.receive()
@@ -259,7 +261,7 @@ class _Head:
         if commit is None or scratch.kind(commit) != "commit":
             raise SourceError(f"{remote.source.name} should be a branch, and is none.")
         try:
-            with scratch.packing([], commit, list(bases)) as pack:
+            with scratch.packing([], commit, list(bases), _counted(into)) as pack:
                 source = CountedSource(pack, into.max_bytes, into.events)
                 store, room = into.store, into.room
                 quarantine = take_in(source, store, len(bases), into.max_bytes, room)
@@ -268,6 +270,12 @@ class _Head:
         found = Unsigned(self.branch, commit, quarantine, into.store)
         found.transferred = source.transferred
         return found
+
+
+def _counted(into: Into) -> Callable[[int], None]:
+    """Refuses more paths than a release for here can have."""
+    room = into.room
+    return room.check_objects if room is not None else lambda _: None
 
 
 def _bases(store: Repository, scratch: Repository) -> Mapping[str, str]:

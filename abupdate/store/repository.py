@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -79,6 +79,9 @@ _FULL_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUO
 _DISK_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
 _CHUNK = 256 * 1024
 _SHA256_DIGITS = 64
+# pack-objects goes by the last 16 bytes of a path.
+_HINT = 64
+_LONGEST_PATH = 1024 * 1024
 _LONG = 6 * 3600.0
 _YEARS = 100_000_000
 
@@ -223,8 +226,17 @@ class Repository:
             daemon.finish(timeout=_YEARS)
 
     @contextmanager
-    def packing(self, tags: Sequence[str], commit: str, have: Sequence[str]) -> Iterator[Readable]:
-        """The pack of a release as it would stand in a bundle, without what `have` has."""
+    def packing(
+        self,
+        tags: Sequence[str],
+        commit: str,
+        have: Sequence[str],
+        count: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Readable]:
+        """The pack of a release as it would stand in a bundle, without what `have` has.
+
+        `count` is told how many paths were found so far, and raises where they are too many.
+        """
         with stream(
             self._argv("pack-objects", "--stdout", "--quiet", "--delta-base-offset"),
             stdin=True,
@@ -233,7 +245,7 @@ class Repository:
             sandbox=self.sandbox,
         ) as git:
             # git reads all of its list before it writes.
-            git.stdin.write(self._pack_list(tags, commit, have))
+            git.stdin.write(self._pack_list(tags, commit, have, count))
             git.stdin.close()
             yield git.stdout
 
@@ -346,9 +358,15 @@ class Repository:
             git.stdin.write(self._pack_list(tags, commit, since))
             git.finish(timeout=_LONG)
 
-    def _pack_list(self, tags: Sequence[str], commit: str, since: Sequence[str]) -> bytes:
+    def _pack_list(
+        self,
+        tags: Sequence[str],
+        commit: str,
+        since: Sequence[str],
+        count: Callable[[int], None] = lambda _: None,
+    ) -> bytes:
         """What pack-objects is told: a release's objects but those of older ones."""
-        wanted = self._objects(commit)
+        wanted = self._objects(commit, count)
         for old in since:
             for oid in self._objects(old):
                 wanted.pop(oid, None)
@@ -357,15 +375,22 @@ class Repository:
         lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
         return b"".join(line + b"\n" for line in lines)
 
-    def _objects(self, commit: str) -> dict[str, bytes]:
-        """All trees and blobs of a commit, with a path each as a hint for deltas."""
+    def _objects(
+        self, commit: str, count: Callable[[int], None] = lambda _: None
+    ) -> dict[str, bytes]:
+        """All trees and blobs of a commit, with the end of a path each as a hint for deltas.
+
+        `count`: a few trees that name each other can stand for any number of paths.
+        """
         root = self.git("rev-parse", "--verify", f"{commit}^{{tree}}").stdout.decode().strip()
         found = {root: b""}
-        listing = self.git("ls-tree", "-r", "-t", "-z", root, timeout=600).stdout
-        for record in listing.split(b"\0"):
-            if record:
+        arguments = self._argv("ls-tree", "-r", "-t", "-z", root)
+        with stream(arguments, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
+            for number, record in enumerate(_records(git.stdout), start=1):
+                count(number)
                 info, _, path = record.partition(b"\t")
-                found.setdefault(info.split()[2].decode(), path.replace(b"\n", b"?"))
+                found.setdefault(info.split()[2].decode(), path[-_HINT:].replace(b"\n", b"?"))
+            git.finish()
         return found
 
     def git(
@@ -413,6 +438,16 @@ class Repository:
 
     def _argv(self, *arguments: Argument) -> list[Argument]:
         return ["git", "--git-dir", self.path, *arguments]
+
+
+def _records(stream: Readable) -> Iterator[bytes]:
+    """What ends with a zero byte each."""
+    rest = b""
+    while chunk := stream.read(_CHUNK):
+        *records, rest = (rest + chunk).split(b"\0")
+        yield from records
+        if len(rest) > _LONGEST_PATH:
+            raise NotTrustedError(f"A path has more than {_LONGEST_PATH} bytes.")
 
 
 class ObjectReader:

@@ -18,7 +18,9 @@ import pytest
 
 from abupdate.disk.layout import Slot
 from abupdate.publish import channels
+from abupdate.release.tag import format_payload
 from abupdate.release.version import Version
+from abupdate.signing.signature import sign
 from abupdate.store.repository import Repository
 from tests.slots.device import Device, make_release, snapshot
 from tests.slots.gitserver import packet, peer, smart, static
@@ -26,6 +28,7 @@ from tests.slots.rootfs import make_rootfs
 from tests.slots.webserver import Site, serving
 
 LARGE = 400_000
+_WHO = "author A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n"
 DAY = 86400
 
 
@@ -334,6 +337,33 @@ def test_a_peer_that_talks_much(device: Device, capsys: pytest.CaptureFixture[st
         refused(device, f"{url}#release/6", 9, "cannot be fetched", capsys)
         assert device.run("install", f"{url}#release/6") == 9
     assert "\x1b" not in capsys.readouterr().err
+    assert _peak() - before < 30_000
+
+
+def test_trees_that_name_each_other(
+    device: Device, copies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine small objects, and a hundred million paths: told before they are all listed."""
+    bomb = Repository.create(copies / "bomb.git")
+    blob = bytes.fromhex(bomb.write_object("blob", b"x"))
+    tree = bomb.write_object("tree", b"100644 f\0" + blob)
+    for _ in range(8):
+        inside = bytes.fromhex(tree)
+        tree = bomb.write_object("tree", b"".join(b"40000 %d\0" % n + inside for n in range(10)))
+    commit = bomb.write_object("commit", f"tree {tree}\n{_WHO}\nx\n".encode())
+    payload = format_payload(
+        commit=commit, version=Version("6"), manifest_sha256="0" * 64, compatible="testbox",
+        tagger="A <a@b>", tagger_time=1,
+    )  # fmt: skip
+    raw = sign(payload, device.top / "keys/release")
+    bomb.set_ref(Version("6").ref, bomb.write_object("tag", raw))
+    bomb.set_ref("refs/heads/dev", commit)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    refused(device, f"{bomb.path}#release/6", 8, "files and folders", capsys)
+    cmdline = device.paths.cmdline
+    cmdline.write_text(cmdline.read_text().strip() + ' abupdate.source.unsigned_branches=["dev"]\n')
+    refused(device, f"{bomb.path}#branch/dev", 8, "files and folders", capsys)
     assert _peak() - before < 30_000
 
 
