@@ -192,9 +192,7 @@ class _Remote:
                 "The limit is store.max_bundle of config.toml.",
             )
         # Not the whole message: the address on git's command line may have a password.
-        said = error.stderr.strip()[-600:] or (
-            f"git was ended by signal {-error.code}" if (error.code or 0) < 0 else "git failed"
-        )
+        said = error.stderr.strip()[-600:] or f"git ended with {error.code}"
         # The other side chooses words, and with them what a terminal would do.
         said = "".join(c if c.isprintable() or c == "\n" else "?" for c in said)
         return SourceError(f"{self.source.name} cannot be fetched: {said}", "Is the address right?")
@@ -227,7 +225,7 @@ class _Fetched:
                 "Its publisher promotes a release after it is signed.",
             )
         commit = parse_tag(raw, version).commit
-        cosigned = cosignatures(scratch, version)
+        cosigned = {**cosignatures(scratch, version), **self._stated(scratch)}
         header = BundleHeader(
             scratch.object_format, version, oid, tuple(bases.items()), tuple(cosigned.items())
         )
@@ -240,6 +238,16 @@ class _Fetched:
                 return incoming.receive()
         except ProgramError as error:
             raise remote.told(error) from error
+
+    def _stated(self, scratch: Repository) -> dict[str, str]:
+        """The tags of further signers that came with the channel: these were looked at."""
+        if self.statement is None:
+            return {}
+        found = {}
+        for signer, raw in self.statement.cosigned.items():
+            with suppress(ProgramError):  # no tag at all, for git: it does not count either
+                found[signer] = scratch.write_object("tag", raw)
+        return found
 
 
 @dataclass(frozen=True)

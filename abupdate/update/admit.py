@@ -132,6 +132,9 @@ class _Judge:
         if arriving.branch is not None:
             self._refuse_branch(arriving.branch)
         verified = self._believe(arriving.statement) if arriving.statement else None
+        if arriving.channel is not None:
+            # Kept once enough signers stand for its release: one alone must not end a channel.
+            self._heard(arriving.channel)
         with self._events.step("receive", "Receive the release"):
             candidate = stack.enter_context(arriving.receive())
         failpoint("quarantined")
@@ -189,7 +192,6 @@ class _Judge:
                     f"Channel {channel.name} is stale: it was valid until "
                     f"{time.strftime('%Y-%m-%d', time.gmtime(channel.valid_until))}."
                 )
-            self._heard(channel)
 
     def _believe(self, statement: Statement) -> Verified:
         with self._events.step("trust", "Check its signature"):
@@ -238,13 +240,16 @@ def admit(
 
     def heard(channel: ChannelTag) -> None:
         channels.remember(machine.paths, channel)
-        trust.remember_signature(machine.paths, channel.tagger_time)
 
     with examined(machine, sources, settings, events, early, heard) as found:
         newer = check_policy(machine, settings, found, allow_downgrade=allow_downgrade)
         accept(found)
         failpoint("trusted")
         candidate, verified = found.candidate, found.verified
+        if isinstance(candidate, Signed):
+            # One that is not believed takes nothing away, and so replaces none that is.
+            there = candidate.cosigned
+            candidate.cosigned = {one: there[one] for one in verified.cosigners if one in there}
         with events.step("store", "Take the release into the store"):
             candidate.join()
             trust.remember_signature(machine.paths, verified.tagger_time)

@@ -111,7 +111,7 @@ def _running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @contextmanager
-def peer(behave: Callable[[socket.socket], None]) -> Iterator[str]:
+def peer(behave: Callable[[socket.socket], object]) -> Iterator[str]:
     """Somebody who speaks, or does not speak, git's own protocol."""
     listening = socket.create_server(("127.0.0.1", 0))
 
