@@ -17,7 +17,14 @@ from abupdate.bundle.branch import Unsigned
 from abupdate.bundle.candidate import Candidate, Signed
 from abupdate.bundle.quarantine import clear_quarantines
 from abupdate.config import Settings
-from abupdate.errors import NotTrustedError, RefusedError, SourceError
+from abupdate.errors import (
+    BehindError,
+    NoSpaceError,
+    NotTrustedError,
+    ProgramError,
+    RefusedError,
+    SourceError,
+)
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.release.channel import ChannelTag
@@ -73,6 +80,11 @@ Heard = Callable[[ChannelTag], None]
 Accept = Callable[[Examined], None]
 
 
+# What another source may not be at fault of. How large a bundle says that it is, nobody has
+# signed; and a program that is missing is one that this kind of source needs.
+_OF_THE_SOURCE = (SourceError, NotTrustedError, NoSpaceError, BehindError, ProgramError)
+
+
 @contextmanager
 def examined(
     machine: Machine,
@@ -96,7 +108,7 @@ def examined(
                     found = judge.examine(source, attempt)
                     stack.push(attempt.pop_all())
                     break
-            except (SourceError, NotTrustedError) as error:
+            except _OF_THE_SOURCE as error:
                 if number == len(sources):
                     raise
                 events.warning(f"{source.name}: {error.message} The next source is asked.")

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from abupdate.errors import DeviceFaultError, RefusedError
+from abupdate.errors import BehindError, DeviceFaultError, RefusedError
 from abupdate.paths import Paths
 from abupdate.release.channel import ChannelTag
 from abupdate.update import trust
@@ -55,7 +55,7 @@ def followed(paths: Paths) -> dict[str, Followed]:
 def check(paths: Paths, channel: ChannelTag, product: str) -> None:
     """Refuse a channel's tag for another product, or one older than was seen here.
 
-    Raises `RefusedError`.
+    Raises `RefusedError`, `BehindError`.
     """
     if channel.compatible != product:
         raise RefusedError(
@@ -67,13 +67,13 @@ def check(paths: Paths, channel: ChannelTag, product: str) -> None:
     if seen is None or seen.sequence < channel.sequence:
         return
     if seen.sequence > channel.sequence:
-        raise RefusedError(
+        raise BehindError(
             f"Channel {channel.name} has sequence {channel.sequence} (release {channel.release}), "
             f"and {seen.sequence} (release {seen.release}) was seen here before.",
             "The source is behind, or somebody plays an old one back; ask another source.",
         )
     if seen.digest != _digest(channel):
-        raise RefusedError(
+        raise BehindError(
             f"Channel {channel.name} has two tags of sequence {channel.sequence}: for release "
             f"{channel.release}, and another for {seen.release} that was seen here before.",
             "Its publisher promotes in one repository only; promote once more there.",

@@ -197,6 +197,9 @@ class TestChannel:
             int(time.time()) + DAY, tagger="A <a@b>",
         )  # fmt: skip
         refused(device, f"{other}#channel/stable", 7, "two tags of sequence 2", capsys)
+        sources = [f"{place}#channel/stable" for place in (old, other, device.publisher)]
+        assert device.run("install", *sources) == 0
+        assert capsys.readouterr().err.count("The next source is asked.") == 2
 
     @pytest.mark.row("U33")
     def test_a_stale_one_is_told_in_every_status(
