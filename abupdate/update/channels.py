@@ -16,6 +16,7 @@ from pathlib import Path
 from abupdate.errors import BehindError, DeviceFaultError, RefusedError
 from abupdate.paths import Paths
 from abupdate.release.channel import ChannelTag
+from abupdate.release.tag import LAST_SECOND
 from abupdate.update import trust
 from abupdate.update.records import replace_file
 
@@ -36,19 +37,33 @@ class Followed:
     digest: str
     seen: int
 
+    def is_sound(self) -> bool:
+        """Whether its fields are what they should be, as they came from the disk."""
+        texts = (self.name, self.release, self.digest)
+        numbers = (self.sequence, self.valid_until, self.seen)
+        return (
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(number, int) for number in numbers)
+            and self.valid_until <= LAST_SECOND
+        )
+
 
 def followed(paths: Paths) -> dict[str, Followed]:
     """All of them by name. Raises `DeviceFaultError` where they cannot be read."""
     path = _path(paths)
     try:
-        raw = path.open("rb").read(_MAX_FILE)
+        with path.open("rb") as file:
+            raw = file.read(_MAX_FILE)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise _rotten(path, error.strerror or str(error)) from error
     try:
-        return {name: Followed(name=name, **fields) for name, fields in json.loads(raw).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        found = {name: Followed(name=name, **fields) for name, fields in json.loads(raw).items()}
+        if not all(one.is_sound() for one in found.values()):
+            raise ValueError
+        return found
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise _rotten(path, f"{raw[:80]!r}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -57,6 +58,13 @@ def copies(device: Device) -> Iterator[Path]:
     folder.mkdir()
     yield folder
     shutil.rmtree(folder)
+
+
+_FOLLOWED = {"release": "1", "sequence": 1, "valid_until": 1, "digest": "x", "seen": 1}
+
+
+def _followed(**other: object) -> str:
+    return json.dumps({"stable": {**_FOLLOWED, **other}})
 
 
 def promote(device: Device, version: str, *more: str, channel: str = "stable") -> None:
@@ -236,6 +244,22 @@ class TestChannel:
         assert device.run("info", f"{device.publisher}#channel/stable") == 0
         assert "6 for" in capsys.readouterr().out
         assert snapshot(device) == before
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "5", "[" * 20_000, '{"a": 5}', *(_followed(**{key: None}) for key in _FOLLOWED)]
+        + [_followed(valid_until=10**30), _followed(more=1)],
+    )
+    def test_a_record_that_rots(
+        self, device: Device, capsys: pytest.CaptureFixture[str], text: str
+    ) -> None:
+        """Told by status; what a channel says is then neither believed nor forgotten."""
+        promote(device, "6")
+        (device.paths.state / "trust").mkdir(exist_ok=True)
+        (device.paths.state / "trust/channels").write_text(text)
+        assert device.run("status") == 0
+        assert "should hold the channels" in capsys.readouterr().out
+        refused(device, f"{device.publisher}#channel/stable", 11, "remove the file", capsys)
 
     def test_another_release_behind_its_name(
         self, device: Device, capsys: pytest.CaptureFixture[str], copies: Path
