@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from abupdate.disk.layout import Slot
+from abupdate.paths import Paths
 from abupdate.publish import channels
 from abupdate.release.tag import format_payload
 from abupdate.release.version import Version
@@ -247,8 +248,15 @@ class TestChannel:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "5", "[" * 20_000, '{"a": 5}', *(_followed(**{key: None}) for key in _FOLLOWED)]
-        + [_followed(valid_until=10**30), _followed(more=1)],
+        [
+            "",
+            "5",
+            "[" * 20_000,
+            '{"a": 5}',
+            _followed(valid_until=10**30),
+            _followed(more=1),
+            *(_followed(**{key: None}) for key in _FOLLOWED),
+        ],
     )
     def test_a_record_that_rots(
         self, device: Device, capsys: pytest.CaptureFixture[str], text: str
@@ -432,6 +440,8 @@ class TestBranch:
         assert "NOBODY HAS SIGNED branch dev" in " ".join(capsys.readouterr().err.split())
         assert device.run("status") == 0
         assert "NOBODY HAS SIGNED release 7-dev.1 of slot B" in capsys.readouterr().out
+        device.run("doctor")
+        assert "store-" not in capsys.readouterr().out
         entry = device.machine.records.history()[-1]
         assert (entry.release, entry.detail["signer"]) == ("7-dev.1", "NOBODY (branch dev)")
         assert device.run("verify", "B") == 0
@@ -449,6 +459,15 @@ class TestBranch:
         assert device.run("install", device.top / "6.bundle", "--allow-downgrade") == 0
         assert device.run("status") == 0
         assert "NOBODY HAS SIGNED release 7-dev.1 of slot B" in capsys.readouterr().out
+
+    def test_shouted_about_however_it_is_written(
+        self, device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = device.top / "dev.toml"
+        path.write_text('[source]\n"unsigned\\u005fbranches" = ["dev"]\n')
+        monkeypatch.setattr(Paths, "config_files", lambda _: [path])
+        assert device.run("status") == 0
+        assert "Releases of branch dev are taken though NOBODY SIGNS" in capsys.readouterr().out
 
     def test_another_product(
         self, device: Device, source: str, capsys: pytest.CaptureFixture[str]
