@@ -82,8 +82,9 @@ class RemoteSource:
         shown = self.url
         with suppress(ValueError):
             parts = urlsplit(self.url)
-            if parts.password:
-                user = f"{parts.username}@" if parts.username else ""
+            # A name alone is a token, where it is not for ssh.
+            if parts.password or (parts.username and parts.scheme in ("http", "https")):
+                user = f"{parts.username}@" if parts.username and parts.password else ""
                 host = parts.netloc.rpartition("@")[2]
                 shown = parts._replace(netloc=f"{user}{host}").geturl()
         return f"{shown}#{self.ref}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,29 @@ def test_nobody_there(device: Device, capsys: pytest.CaptureFixture[str]) -> Non
     assert "http://127.0.0.1:1/gw.bundle cannot be fetched" in " ".join(said.split())
     assert "secret" not in said
     assert snapshot(device) == before
+
+
+def test_a_proxy_and_its_password(
+    device: Device, bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked; nobody reads the password on a command line."""
+    started: list[object] = []
+    popen = subprocess.Popen
+
+    class Noted(popen):  # type: ignore[misc, valid-type]
+        def __init__(self, words: list[str], **more: object) -> None:
+            started.extend(words)
+            super().__init__(words, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    with serving(Site(bundle)) as site:
+        proxy = site.address.replace("//", "//me:secret@")
+        cmdline = device.paths.cmdline
+        cmdline.write_text(cmdline.read_text().strip() + f" abupdate.source.proxy={proxy}\n")
+        assert device.run("install", "http://releases.invalid/gw.bundle") == 0
+    assert site.asked[0].startswith("http://releases.invalid/gw.bundle")
+    assert "curl" in started
+    assert not any("secret" in str(word) for word in started)
 
 
 @pytest.mark.parametrize("url", ["http://", "https://host:port/x", "http://a b/", "http://x/\n"])

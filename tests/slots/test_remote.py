@@ -302,6 +302,7 @@ class TestChannel:
         ("ssh://-oProxyCommand=x/y#release/6", 9, "cannot be fetched"),
         ("/no/such/folder#release/6", 2, "A git repository was expected"),
         ("https://me:secret@127.0.0.1:1/r.git#release/6", 9, "https://me@127.0.0.1:1/r.git"),
+        ("https://token@127.0.0.1:1/r.git#release/6", 9, "abupdate: https://127.0.0.1:1/r.git#"),
     ],
 )
 def test_what_cannot_be_fetched_leaves_no_trace(
