@@ -32,6 +32,7 @@ from abupdate.release.metadata import ReleaseToml, parse_release_toml
 from abupdate.release.tag import Statement
 from abupdate.release.version import Version
 from abupdate.signing.signature import Verified, verify_text
+from abupdate.signing.signers import Signer
 from abupdate.signing.threshold import believe
 from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
@@ -73,8 +74,8 @@ class Examined:
 # Asked as soon as the signature is good; raises when the device does not take the release.
 Early = Callable[[Verified], None]
 
-# Told of a channel's tag that is believed.
-Heard = Callable[[ChannelTag], None]
+# Told of a channel's tag that is believed, and who signed it.
+Heard = Callable[[ChannelTag, Signer], None]
 
 # Asked before a release joins the store; raises when the device cannot take it.
 Accept = Callable[[Examined], None]
@@ -92,7 +93,7 @@ def examined(
     settings: Settings,
     events: Events,
     early: Early = lambda _: None,
-    heard: Heard = lambda _: None,
+    heard: Heard = lambda _channel, _signer: None,
 ) -> Iterator[Examined]:
     """Read a release from the first source that gives it, and check its signature.
 
@@ -139,14 +140,13 @@ class _Judge:
         with self._events.step("open", "Read its beginning"):
             arriving = stack.enter_context(source.opened(into))
         failpoint("source-opened")
-        if arriving.channel is not None:
-            self._follow(arriving.channel)
+        signer = self._follow(arriving.channel) if arriving.channel is not None else None
         if arriving.branch is not None:
             self._refuse_branch(arriving.branch)
         verified = self._believe(arriving.statement) if arriving.statement else None
-        if arriving.channel is not None:
+        if arriving.channel is not None and signer is not None:
             # Kept once enough signers stand for its release: one alone must not end a channel.
-            self._heard(arriving.channel)
+            self._heard(arriving.channel, signer)
         with self._events.step("receive", "Receive the release"):
             candidate = stack.enter_context(arriving.receive())
         failpoint("quarantined")
@@ -193,17 +193,18 @@ class _Judge:
         self._early(verified)
         return Examined(candidate, verified, stated, content, source.name)
 
-    def _follow(self, channel: ChannelTag) -> None:
-        """Believe what a channel says of its release, before that is fetched."""
+    def _follow(self, channel: ChannelTag) -> Signer:
+        """Believe what a channel says of its release, before that is fetched; who says so."""
         paths = self._machine.paths
         with self._events.step("channel", f"Check channel {channel.name}"):
-            verify_text(channel, self._trusted, self._not_before)
-            channels.check(paths, channel, self._settings.device.compatible)
+            signer = verify_text(channel, self._trusted, self._not_before)
+            channels.check(paths, channel, self._settings.device.compatible, self._trusted)
             if channels.is_stale(paths, channel.valid_until):
                 self._events.warning(
                     f"Channel {channel.name} is stale: it was valid until "
                     f"{time.strftime('%Y-%m-%d', time.gmtime(channel.valid_until))}."
                 )
+        return signer
 
     def _believe(self, statement: Statement) -> Verified:
         with self._events.step("trust", "Check its signature"):
@@ -250,8 +251,8 @@ def admit(
     def early(verified: Verified) -> None:
         _check_tag(machine, settings, verified)
 
-    def heard(channel: ChannelTag) -> None:
-        channels.remember(machine.paths, channel)
+    def heard(channel: ChannelTag, signer: Signer) -> None:
+        channels.remember(machine.paths, channel, signer, trust.trust_files(machine.paths))
 
     with examined(machine, sources, settings, events, early, heard) as found:
         newer = check_policy(machine, settings, found, allow_downgrade=allow_downgrade)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,9 @@ from abupdate.publish import channels
 from abupdate.release.tag import format_payload
 from abupdate.release.version import Version
 from abupdate.signing.signature import sign
+from abupdate.signing.signers import TrustFiles
 from abupdate.store.repository import Repository
+from abupdate.update import trust
 from tests.slots.device import Device, make_release, snapshot
 from tests.slots.gitserver import packet, peer, smart, static
 from tests.slots.rootfs import make_rootfs
@@ -228,6 +231,43 @@ class TestChannel:
         assert device.run("install", f"{device.publisher}#channel/stable") == 0
         assert device.run("status") == 0
         assert "Channel" not in capsys.readouterr().out
+
+    @pytest.mark.parametrize("binary", [False, True])
+    def test_what_a_revoked_key_said_does_not_count(
+        self,
+        device: Device,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        binary: bool,
+    ) -> None:
+        """Its thief has used up the sequence; the publisher goes on with another key."""
+        keys, lists = device.top / "keys", [device.top / name for name in ("signers", "revoked")]
+        if not (keys / "dave").exists():
+            device.publish("keygen", "--out", device.top / "dave", "--name", "dave")
+            shutil.copy(device.top / "dave/dave", keys / "dave")
+        folders = ("keys", "dave")
+        lists[0].write_text(
+            "".join((device.top / one / "allowed_signers").read_text() for one in folders)
+        )
+        lists[1].write_text("")
+        monkeypatch.setattr(trust, "trust_files", lambda _: TrustFiles((lists[0],), (lists[1],)))
+        monkeypatch.setattr(channels, "current", lambda *_: SimpleNamespace(sequence=2**53 - 1))
+        repo = ("--repo", device.publisher, "--version", "6", "--channel", "stable")
+        device.publish("promote", *repo, "--key", keys / "dave")
+        source = f"{device.publisher}#channel/stable"
+        assert device.run("install", "--no-arm", source) == 0
+        monkeypatch.setattr(channels, "current", lambda *_: None)
+        promote(device, "6")
+        refused(device, source, 7, "and 9007199254740992 (release 6) was seen", capsys)
+        stolen = device.top / "dave/dave.pub"
+        if binary:
+            subprocess.run(["ssh-keygen", "-k", "-q", "-f", lists[1], stolen], check=True)
+        else:
+            shutil.copy(stolen, lists[1])
+        for _ in range(2):
+            assert device.run("install", "--no-arm", source) == 0
+        text = (device.paths.state / "trust/channels").read_text()
+        assert '"sequence": 1,' in text
 
     @pytest.mark.row("U33")
     def test_of_another_product(self, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
