@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from abupdate.bundle.branch import Unsigned
@@ -18,6 +18,7 @@ from abupdate.bundle.candidate import Candidate, Signed
 from abupdate.bundle.quarantine import clear_quarantines
 from abupdate.config import Settings
 from abupdate.errors import (
+    AbupdateError,
     BehindError,
     NoSpaceError,
     NotTrustedError,
@@ -37,6 +38,7 @@ from abupdate.signing.threshold import believe
 from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import channels, trust
+from abupdate.update.job import unstoppable
 from abupdate.update.prepare import room
 from abupdate.update.slots import Machine, require_store
 
@@ -102,7 +104,7 @@ def examined(
     require_store(machine)
     clear_quarantines(machine.store())
     judge = _Judge(machine, settings, events, early, heard)
-    with ExitStack() as stack:
+    with _nothing_left(machine), ExitStack() as stack:
         for number, source in enumerate(sources, start=1):
             try:
                 with ExitStack() as attempt:
@@ -114,6 +116,17 @@ def examined(
                     raise
                 events.warning(f"{source.name}: {error.message} The next source is asked.")
         yield found
+
+
+@contextmanager
+def _nothing_left(machine: Machine) -> Iterator[None]:
+    """A signal may stop the deleting itself: what is left of quarantines then goes at last."""
+    try:
+        yield
+    except BaseException:
+        with unstoppable(), suppress(AbupdateError):  # the first error is the one to tell
+            clear_quarantines(machine.store())
+        raise
 
 
 class _Judge:

@@ -23,6 +23,7 @@ from abupdate.paths import Paths
 from abupdate.publish import channels
 from abupdate.release.tag import format_payload
 from abupdate.release.version import Version
+from abupdate.run import Argument, Result
 from abupdate.signing.signature import sign
 from abupdate.signing.signers import TrustFiles
 from abupdate.store.repository import Repository
@@ -441,6 +442,26 @@ def test_trees_that_name_each_other(
     cmdline.write_text(cmdline.read_text().strip() + ' abupdate.source.unsigned_branches=["dev"]\n')
     refused(device, f"{bomb.path}#branch/dev", 8, "files and folders", capsys)
     assert _peak() - before < 30_000
+
+
+def test_a_signal_while_the_quarantine_is_deleted(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lie there, as large as the release, until the next install."""
+    owner, spool = Repository.as_owner, device.paths.state / "spool"
+    stopped: list[object] = []
+
+    def as_owner(self: Repository, *argv: Argument, stdin: bytes | None = None) -> Result:
+        full = argv[:2] == ("rm", "-rf") and any(spool.glob("*/objects/pack/*"))
+        if full and not stopped:
+            stopped.append(argv)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return owner(self, *argv, stdin=stdin)
+
+    monkeypatch.setattr(Repository, "as_owner", as_owner)
+    assert device.run("info", f"{device.publisher}#release/6") == 143
+    assert stopped
+    assert list(spool.iterdir()) == []
 
 
 def _peak() -> int:
