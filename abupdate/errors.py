@@ -75,6 +75,10 @@ class RefusedError(AbupdateError):
     exit_code = ExitCode.REFUSED
 
 
+class BehindError(RefusedError):
+    """A source is older than what another one has said here; a third may not be."""
+
+
 class NoSpaceError(AbupdateError):
     """Bytes or inodes do not suffice."""
 

@@ -45,6 +45,8 @@ PACKAGES = {
 # And those that only some sources need.
 OPTIONAL_PACKAGES = {"curl": "curl", "ssh": "openssh-client"}
 
+_IDLE_LOOK = 1.0  # seconds
+
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -147,10 +149,12 @@ class Ended:
     """How a program of somebody else's ended. `code` is None when its time was up.
 
     A negative code is a signal. `stdout` is the end of what it printed, errors too.
+    `idle`: it was ended because it did nothing any more.
     """
 
     code: int | None
     stdout: bytes
+    idle: bool = False
 
 
 def run_untrusted(
@@ -159,14 +163,16 @@ def run_untrusted(
     timeout: float,
     env: Mapping[str, str] | None = None,
     tail: int = 4000,
+    sandbox: Sandbox | None = None,
+    idle: float | None = None,
 ) -> Ended:
     """Run a program that may print without end, hang, or leave others behind.
 
-    The last `tail` bytes of its output are kept. When it ends or `timeout`
-    seconds are over, all of its session is killed. Raises `ProgramError` when it
-    cannot be started.
+    The last `tail` bytes of its output are kept. When it ends, `timeout` seconds are
+    over, or nothing of its session has read, written or computed for `idle` seconds, all
+    of its session is killed. Raises `ProgramError` when it cannot be started.
     """
-    _, words, program = _command(argv, None)
+    _, words, program = _command(argv, sandbox)
     try:
         process = subprocess.Popen(
             words,
@@ -181,13 +187,13 @@ def run_untrusted(
         raise ProgramError(words, None, f"cannot be started: {error.strerror}") from error
     printed = _Tail(process, tail)
     try:
-        in_time = printed.follow(timeout)
+        in_time = printed.follow(timeout, idle)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
         printed.close()
-    return Ended(code if in_time else None, printed.text)
+    return Ended(code if in_time else None, printed.text, printed.idle)
 
 
 def run_attached(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:
@@ -229,18 +235,30 @@ class _Tail:
     def __init__(self, process: subprocess.Popen[bytes], size: int) -> None:
         assert process.stdout is not None
         self.text = b""
+        self.idle = False
+        self._session = process.pid
         self._pipe, self._size = process.stdout, size
         self._ended = os.pidfd_open(process.pid)
         os.set_blocking(self._pipe.fileno(), False)
 
-    def follow(self, seconds: float) -> bool:
-        """Read until the process ends (True), or the time does."""
+    def follow(self, seconds: float, idle: float | None = None) -> bool:
+        """Read until the process ends (True), or the time does, or it is idle for so long."""
         end = time.monotonic() + seconds
+        work, since, look = None, 0.0, 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
             selector.register(self._ended, selectors.EVENT_READ)
             while (left := end - time.monotonic()) > 0:
-                ready = {key.fileobj for key, _ in selector.select(left)}
+                now = end - left
+                if idle is not None and now >= look:
+                    found, look = _work(self._session), now + _IDLE_LOOK
+                    if found is None or found != work:
+                        work, since = found, now
+                    elif now - since > idle:
+                        self.idle = True
+                        return False
+                wait = left if idle is None else min(left, _IDLE_LOOK)
+                ready = {key.fileobj for key, _ in selector.select(wait)}
                 if self._pipe in ready and not self._read():
                     selector.unregister(self._pipe)
                 if self._ended in ready:
@@ -259,6 +277,29 @@ class _Tail:
     def close(self) -> None:
         self._pipe.close()
         os.close(self._ended)
+
+
+def _work(session: int) -> int | None:
+    """What the processes of a session have read, written and computed; None: not known.
+
+    Format: proc_pid_stat(5), proc_pid_io(5).
+    """
+    total = 0
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            # The name before the bracket may have blanks and brackets itself.
+            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                moved = (folder / "io").read_text().split()
+                total += int(fields[11]) + int(fields[12]) + int(moved[1]) + int(moved[3])
+        except ProcessLookupError:
+            continue  # it has just ended
+        except FileNotFoundError:
+            if folder.exists():
+                return None  # a kernel that does not count
+    return total
 
 
 @contextlib.contextmanager

@@ -156,8 +156,10 @@ class _Download:
         self._curl = self._stack.enter_context(
             stream(self._argv(), stdin=True, stdout=True, sandbox=self._sandbox)
         )
-        # On its command line everybody could read the password of an address.
-        self._curl.stdin.write(f'url = "{_quoted(self._source.url)}"\n'.encode())
+        # On its command line everybody could read the password of an address, or of a proxy.
+        told = {"url": self._source.url, "proxy": self._settings.proxy}
+        lines = [f'{name} = "{_quoted(value)}"\n' for name, value in told.items() if value]
+        self._curl.stdin.write("".join(lines).encode())
         self._curl.stdin.close()
         status, headers = self._head(self._curl)
         self._is_part = status == _PARTIAL and self._at < _FIRST
@@ -264,8 +266,6 @@ class _Download:
             argv += ["--header", f"If-Range: {self._tag}"]
         if settings.rate_limit:
             argv += ["--limit-rate", str(settings.rate_limit)]
-        if settings.proxy:
-            argv += ["--proxy", settings.proxy]
         return [*argv, "--config", "-"]
 
     def _close(self) -> None:

@@ -11,7 +11,7 @@ import re
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ _ROOM = 64 * 1024 * 1024
 # Releases of the store that the new one is taken to be like, the newest ones.
 _BASES = 8
 _LEAST_RATE = 500
+# git's servers say so often, in seconds, that they are at work (uploadpack.keepAlive).
+_KEEP_ALIVE = 5.0
 _LOOK_SECONDS = 0.5
 
 
@@ -80,8 +82,9 @@ class RemoteSource:
         shown = self.url
         with suppress(ValueError):
             parts = urlsplit(self.url)
-            if parts.password:
-                user = f"{parts.username}@" if parts.username else ""
+            # A name alone is a token, where it is not for ssh.
+            if parts.password or (parts.username and parts.scheme in ("http", "https")):
+                user = f"{parts.username}@" if parts.username and parts.password else ""
                 host = parts.netloc.rpartition("@")[2]
                 shown = parts._replace(netloc=f"{user}{host}").geturl()
         return f"{shown}#{self.ref}"
@@ -104,6 +107,12 @@ class RemoteSource:
     def location(self) -> str:
         """What git is given."""
         return str(Path(self.url).resolve()) if self._local else self.url
+
+    def idle(self, stall: float) -> float | None:
+        """Seconds after which a peer that is silent is given up; None: git sees to that."""
+        if self.url.startswith(("http://", "https://")):
+            return None
+        return stall + _KEEP_ALIVE
 
     def transport(self, into: Into, scratch: Repository) -> tuple[dict[str, str], dict[str, str]]:
         """Settings of git's, and its environment, for the way there."""
@@ -169,6 +178,7 @@ class _Remote:
                     settings,
                     environment,
                     have,
+                    self.source.idle(self.into.settings.stall),
                 )
             except NoSpaceError:
                 raise
@@ -182,10 +192,11 @@ class _Remote:
                 f"{self.source.name} sends more than {self.into.max_bytes} bytes, the limit.",
                 "The limit is store.max_bundle of config.toml.",
             )
-        said = error.stderr.strip() or error.message
-        return SourceError(
-            f"{self.source.name} cannot be fetched: {said[-600:]}", "Is the address right?"
-        )
+        # Not the whole message: the address on git's command line may have a password.
+        said = error.stderr.strip()[-600:] or f"git ended with {error.code}"
+        # The other side chooses words, and with them what a terminal would do.
+        said = "".join(c if c.isprintable() or c == "\n" else "?" for c in said)
+        return SourceError(f"{self.source.name} cannot be fetched: {said}", "Is the address right?")
 
 
 @dataclass(frozen=True)
@@ -215,17 +226,29 @@ class _Fetched:
                 "Its publisher promotes a release after it is signed.",
             )
         commit = parse_tag(raw, version).commit
-        cosigned = cosignatures(scratch, version)
+        cosigned = {**cosignatures(scratch, version), **self._stated(scratch)}
         header = BundleHeader(
             scratch.object_format, version, oid, tuple(bases.items()), tuple(cosigned.items())
         )
         try:
-            with scratch.packing([oid, *cosigned.values()], commit, list(bases)) as pack:
+            with scratch.packing(
+                [oid, *cosigned.values()], commit, list(bases), _counted(into)
+            ) as pack:
                 joined = _Joined(format_header(header), pack)
                 incoming = Incoming(joined, into.store, into.max_bytes, into.events, room=into.room)
                 return incoming.receive()
         except ProgramError as error:
             raise remote.told(error) from error
+
+    def _stated(self, scratch: Repository) -> dict[str, str]:
+        """The tags of further signers that came with the channel: these were looked at."""
+        if self.statement is None:
+            return {}
+        found = {}
+        for signer, raw in self.statement.cosigned.items():
+            with suppress(ProgramError):  # no tag at all, for git: it does not count either
+                found[signer] = scratch.write_object("tag", raw)
+        return found
 
 
 @dataclass(frozen=True)
@@ -247,7 +270,7 @@ class _Head:
         if commit is None or scratch.kind(commit) != "commit":
             raise SourceError(f"{remote.source.name} should be a branch, and is none.")
         try:
-            with scratch.packing([], commit, list(bases)) as pack:
+            with scratch.packing([], commit, list(bases), _counted(into)) as pack:
                 source = CountedSource(pack, into.max_bytes, into.events)
                 store, room = into.store, into.room
                 quarantine = take_in(source, store, len(bases), into.max_bytes, room)
@@ -256,6 +279,12 @@ class _Head:
         found = Unsigned(self.branch, commit, quarantine, into.store)
         found.transferred = source.transferred
         return found
+
+
+def _counted(into: Into) -> Callable[[int], None]:
+    """Refuses more paths than a release for here can have."""
+    room = into.room
+    return room.check_objects if room is not None else lambda _: None
 
 
 def _bases(store: Repository, scratch: Repository) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from abupdate.errors import (
     ProgramError,
     SourceError,
 )
-from abupdate.run import Argument, Result, Sandbox, Stream, run, stream
+from abupdate.run import Argument, Result, Sandbox, Stream, run, run_untrusted, stream
 
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -79,6 +79,9 @@ _FULL_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUO
 _DISK_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
 _CHUNK = 256 * 1024
 _SHA256_DIGITS = 64
+# pack-objects goes by the last 16 bytes of a path.
+_HINT = 64
+_LONGEST_PATH = 1024 * 1024
 _LONG = 6 * 3600.0
 _YEARS = 100_000_000
 
@@ -173,12 +176,14 @@ class Repository:
         settings: Mapping[str, str],
         environment: Mapping[str, str],
         have: Sequence[str] = (),
+        idle: float | None = None,
     ) -> None:
         """Get refs of another repository and what they need that is not here.
 
         `settings` are git's own for the way there, as `environment`. `have`: commits that
-        are here whole; this repository is then for this fetch and nothing else. Raises
-        `ProgramError`, `NoSpaceError`.
+        are here whole; this repository is then for this fetch and nothing else. `idle`:
+        seconds after which a peer of whom nothing comes is given up. Raises `ProgramError`,
+        `NoSpaceError`.
         """
         if have:
             # A server leaves out what a commit has that is here, as long as the histories meet.
@@ -190,11 +195,17 @@ class Repository:
             "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
             "--no-recurse-submodules", "--end-of-options", url, *refspecs,
         )  # fmt: skip
-        try:
-            run(arguments, env=environment, sandbox=self.sandbox, timeout=_LONG)
-        except ProgramError as error:
+        # What the other side says is printed as it comes, and it may say things without end.
+        ended = run_untrusted(
+            arguments, env=environment, sandbox=self.sandbox, timeout=_LONG, idle=idle
+        )
+        if ended.code != 0:
+            said = ended.stdout.decode(errors="replace")
+            if ended.code is None:
+                said += f"nothing came for {idle:g} seconds" if ended.idle else "not finished"
+            error = ProgramError(tuple(map(os.fsdecode, arguments)), ended.code, said)
             self._raise_if_full(error)
-            raise
+            raise error
 
     def serve(self, address: str, port: int) -> None:
         """Offer it for reading to all who come (git's own protocol), until this is stopped.
@@ -215,8 +226,17 @@ class Repository:
             daemon.finish(timeout=_YEARS)
 
     @contextmanager
-    def packing(self, tags: Sequence[str], commit: str, have: Sequence[str]) -> Iterator[Readable]:
-        """The pack of a release as it would stand in a bundle, without what `have` has."""
+    def packing(
+        self,
+        tags: Sequence[str],
+        commit: str,
+        have: Sequence[str],
+        count: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Readable]:
+        """The pack of a release as it would stand in a bundle, without what `have` has.
+
+        `count` is told how many paths were found so far, and raises where they are too many.
+        """
         with stream(
             self._argv("pack-objects", "--stdout", "--quiet", "--delta-base-offset"),
             stdin=True,
@@ -225,7 +245,7 @@ class Repository:
             sandbox=self.sandbox,
         ) as git:
             # git reads all of its list before it writes.
-            git.stdin.write(self._pack_list(tags, commit, have))
+            git.stdin.write(self._pack_list(tags, commit, have, count))
             git.stdin.close()
             yield git.stdout
 
@@ -338,9 +358,15 @@ class Repository:
             git.stdin.write(self._pack_list(tags, commit, since))
             git.finish(timeout=_LONG)
 
-    def _pack_list(self, tags: Sequence[str], commit: str, since: Sequence[str]) -> bytes:
+    def _pack_list(
+        self,
+        tags: Sequence[str],
+        commit: str,
+        since: Sequence[str],
+        count: Callable[[int], None] = lambda _: None,
+    ) -> bytes:
         """What pack-objects is told: a release's objects but those of older ones."""
-        wanted = self._objects(commit)
+        wanted = self._objects(commit, count)
         for old in since:
             for oid in self._objects(old):
                 wanted.pop(oid, None)
@@ -349,15 +375,22 @@ class Repository:
         lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
         return b"".join(line + b"\n" for line in lines)
 
-    def _objects(self, commit: str) -> dict[str, bytes]:
-        """All trees and blobs of a commit, with a path each as a hint for deltas."""
+    def _objects(
+        self, commit: str, count: Callable[[int], None] = lambda _: None
+    ) -> dict[str, bytes]:
+        """All trees and blobs of a commit, with the end of a path each as a hint for deltas.
+
+        `count`: a few trees that name each other can stand for any number of paths.
+        """
         root = self.git("rev-parse", "--verify", f"{commit}^{{tree}}").stdout.decode().strip()
         found = {root: b""}
-        listing = self.git("ls-tree", "-r", "-t", "-z", root, timeout=600).stdout
-        for record in listing.split(b"\0"):
-            if record:
+        arguments = self._argv("ls-tree", "-r", "-t", "-z", root)
+        with stream(arguments, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
+            for number, record in enumerate(_records(git.stdout), start=1):
+                count(number)
                 info, _, path = record.partition(b"\t")
-                found.setdefault(info.split()[2].decode(), path.replace(b"\n", b"?"))
+                found.setdefault(info.split()[2].decode(), path[-_HINT:].replace(b"\n", b"?"))
+            git.finish()
         return found
 
     def git(
@@ -405,6 +438,16 @@ class Repository:
 
     def _argv(self, *arguments: Argument) -> list[Argument]:
         return ["git", "--git-dir", self.path, *arguments]
+
+
+def _records(stream: Readable) -> Iterator[bytes]:
+    """What ends with a zero byte each."""
+    rest = b""
+    while chunk := stream.read(_CHUNK):
+        *records, rest = (rest + chunk).split(b"\0")
+        yield from records
+        if len(rest) > _LONGEST_PATH:
+            raise NotTrustedError(f"A path has more than {_LONGEST_PATH} bytes.")
 
 
 class ObjectReader:

@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from abupdate.bundle.branch import Unsigned
 from abupdate.bundle.candidate import Candidate, Signed
 from abupdate.bundle.quarantine import clear_quarantines
 from abupdate.config import Settings
-from abupdate.errors import NotTrustedError, RefusedError, SourceError
+from abupdate.errors import (
+    AbupdateError,
+    BehindError,
+    NoSpaceError,
+    NotTrustedError,
+    ProgramError,
+    RefusedError,
+    SourceError,
+)
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.release.channel import ChannelTag
@@ -25,10 +33,12 @@ from abupdate.release.metadata import ReleaseToml, parse_release_toml
 from abupdate.release.tag import Statement
 from abupdate.release.version import Version
 from abupdate.signing.signature import Verified, verify_text
+from abupdate.signing.signers import Signer
 from abupdate.signing.threshold import believe
 from abupdate.source.source import Into, Source
 from abupdate.store.content import CommitContent, open_commit
 from abupdate.update import channels, trust
+from abupdate.update.job import unstoppable
 from abupdate.update.prepare import room
 from abupdate.update.slots import Machine, require_store
 
@@ -66,11 +76,16 @@ class Examined:
 # Asked as soon as the signature is good; raises when the device does not take the release.
 Early = Callable[[Verified], None]
 
-# Told of a channel's tag that is believed.
-Heard = Callable[[ChannelTag], None]
+# Told of a channel's tag that is believed, and who signed it.
+Heard = Callable[[ChannelTag, Signer], None]
 
 # Asked before a release joins the store; raises when the device cannot take it.
 Accept = Callable[[Examined], None]
+
+
+# What another source may not be at fault of. How large a bundle says that it is, nobody has
+# signed; and a program that is missing is one that this kind of source needs.
+_OF_THE_SOURCE = (SourceError, NotTrustedError, NoSpaceError, BehindError, ProgramError)
 
 
 @contextmanager
@@ -80,7 +95,7 @@ def examined(
     settings: Settings,
     events: Events,
     early: Early = lambda _: None,
-    heard: Heard = lambda _: None,
+    heard: Heard = lambda _channel, _signer: None,
 ) -> Iterator[Examined]:
     """Read a release from the first source that gives it, and check its signature.
 
@@ -89,18 +104,29 @@ def examined(
     require_store(machine)
     clear_quarantines(machine.store())
     judge = _Judge(machine, settings, events, early, heard)
-    with ExitStack() as stack:
+    with _nothing_left(machine), ExitStack() as stack:
         for number, source in enumerate(sources, start=1):
             try:
                 with ExitStack() as attempt:
                     found = judge.examine(source, attempt)
                     stack.push(attempt.pop_all())
                     break
-            except (SourceError, NotTrustedError) as error:
+            except _OF_THE_SOURCE as error:
                 if number == len(sources):
                     raise
                 events.warning(f"{source.name}: {error.message} The next source is asked.")
         yield found
+
+
+@contextmanager
+def _nothing_left(machine: Machine) -> Iterator[None]:
+    """A signal may stop the deleting itself: what is left of quarantines then goes at last."""
+    try:
+        yield
+    except BaseException:
+        with unstoppable(), suppress(AbupdateError):  # the first error is the one to tell
+            clear_quarantines(machine.store())
+        raise
 
 
 class _Judge:
@@ -127,11 +153,13 @@ class _Judge:
         with self._events.step("open", "Read its beginning"):
             arriving = stack.enter_context(source.opened(into))
         failpoint("source-opened")
-        if arriving.channel is not None:
-            self._follow(arriving.channel)
+        signer = self._follow(arriving.channel) if arriving.channel is not None else None
         if arriving.branch is not None:
             self._refuse_branch(arriving.branch)
         verified = self._believe(arriving.statement) if arriving.statement else None
+        if arriving.channel is not None and signer is not None:
+            # Kept once enough signers stand for its release: one alone must not end a channel.
+            self._heard(arriving.channel, signer)
         with self._events.step("receive", "Receive the release"):
             candidate = stack.enter_context(arriving.receive())
         failpoint("quarantined")
@@ -180,18 +208,18 @@ class _Judge:
         self._early(verified)
         return Examined(candidate, verified, stated, content, source.name)
 
-    def _follow(self, channel: ChannelTag) -> None:
-        """Believe what a channel says of its release, before that is fetched."""
+    def _follow(self, channel: ChannelTag) -> Signer:
+        """Believe what a channel says of its release, before that is fetched; who says so."""
         paths = self._machine.paths
         with self._events.step("channel", f"Check channel {channel.name}"):
-            verify_text(channel, self._trusted, self._not_before)
-            channels.check(paths, channel, self._settings.device.compatible)
+            signer = verify_text(channel, self._trusted, self._not_before)
+            channels.check(paths, channel, self._settings.device.compatible, self._trusted)
             if channels.is_stale(paths, channel.valid_until):
                 self._events.warning(
                     f"Channel {channel.name} is stale: it was valid until "
                     f"{time.strftime('%Y-%m-%d', time.gmtime(channel.valid_until))}."
                 )
-            self._heard(channel)
+        return signer
 
     def _believe(self, statement: Statement) -> Verified:
         with self._events.step("trust", "Check its signature"):
@@ -238,15 +266,18 @@ def admit(
     def early(verified: Verified) -> None:
         _check_tag(machine, settings, verified)
 
-    def heard(channel: ChannelTag) -> None:
-        channels.remember(machine.paths, channel)
-        trust.remember_signature(machine.paths, channel.tagger_time)
+    def heard(channel: ChannelTag, signer: Signer) -> None:
+        channels.remember(machine.paths, channel, signer, trust.trust_files(machine.paths))
 
     with examined(machine, sources, settings, events, early, heard) as found:
         newer = check_policy(machine, settings, found, allow_downgrade=allow_downgrade)
         accept(found)
         failpoint("trusted")
         candidate, verified = found.candidate, found.verified
+        if isinstance(candidate, Signed):
+            # One that is not believed takes nothing away, and so replaces none that is.
+            there = candidate.cosigned
+            candidate.cosigned = {one: there[one] for one in verified.cosigners if one in there}
         with events.step("store", "Take the release into the store"):
             candidate.join()
             trust.remember_signature(machine.paths, verified.tagger_time)

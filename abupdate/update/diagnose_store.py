@@ -63,7 +63,7 @@ def lost_refs(machine: Machine) -> dict[str, str]:
     """
     store, held = machine.store(), _held(machine)
     refs = store.refs("refs/tags/release/")
-    lost = {ref: record.tag for ref, record in held.items() if ref not in refs}
+    lost = {ref: record.tag for ref, record in held.items() if record.tag and ref not in refs}
     kinds = store.kinds(lost.values())
     return {ref: tag for ref, tag in lost.items() if kinds[tag] == "tag"}
 
@@ -124,7 +124,7 @@ def _content(machine: Machine, store: Repository, obstacle: str | None) -> Itera
     refs, held = store.refs("refs/"), _held(machine)
     records = held.values()
     kinds = store.kinds(
-        [*refs.values(), *(name for one in records for name in (one.commit, one.tag))]
+        [*refs.values(), *(name for one in records for name in (one.commit, one.tag) if name)]
     )
     for name, oid in refs.items():
         if kinds[oid] is None:
@@ -139,7 +139,7 @@ def _content(machine: Machine, store: Repository, obstacle: str | None) -> Itera
         gone = [
             f"its {kind} {oid}"
             for kind, oid in (("commit", record.commit), ("tag", record.tag))
-            if kinds[oid] != kind
+            if oid and kinds[oid] != kind
         ]
         if gone:
             yield finding(
@@ -148,7 +148,7 @@ def _content(machine: Machine, store: Repository, obstacle: str | None) -> Itera
                 f"{' and '.join(gone)} missing: no delta to it can come in.",
                 "It runs all the same. Install from a full bundle next.",
             )
-        elif ref not in refs:
+        elif record.tag and ref not in refs:  # what nobody has signed has neither
             yield finding(
                 "store-ref-missing",
                 f"{ref} should name release {record.release} of slot {record.slot}, found no such "

@@ -176,7 +176,7 @@ def _unsigned(machine: Machine, records: Mapping[Slot, SlotRecord | None]) -> li
         if record is not None and not record.tag
     ]
     texts = [*machine.paths.config_files(), machine.paths.cmdline]
-    if any(_UNSIGNED in path.read_bytes() for path in texts if path.is_file()):
+    if any(_may_name_branches(path.read_bytes()) for path in texts if path.is_file()):
         from abupdate.config import load  # takes longer than all the rest: where it must be
 
         try:
@@ -188,6 +188,11 @@ def _unsigned(machine: Machine, records: Mapping[Slot, SlotRecord | None]) -> li
         except AbupdateError as error:
             found.append(error.message)
     return found
+
+
+def _may_name_branches(text: bytes) -> bool:
+    """Also where a key in quotes has its letters escaped, which only the parser can tell."""
+    return _UNSIGNED in text or b"\\" in text
 
 
 def _stale_channels(machine: Machine) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -107,3 +108,31 @@ def _running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def peer(behave: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Somebody who speaks, or does not speak, git's own protocol."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # who asked has gone
+            behave(connection)
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"git://127.0.0.1:{listening.getsockname()[1]}/store.git"
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+
+
+def packet(content: bytes) -> bytes:
+    """A line of git's protocol (gitprotocol-common(5))."""
+    return b"%04x" % (len(content) + 4) + content

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +147,29 @@ def test_nobody_there(device: Device, capsys: pytest.CaptureFixture[str]) -> Non
     assert snapshot(device) == before
 
 
+def test_a_proxy_and_its_password(
+    device: Device, bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked; nobody reads the password on a command line."""
+    started: list[object] = []
+    popen = subprocess.Popen
+
+    class Noted(popen):  # type: ignore[misc, valid-type]
+        def __init__(self, words: list[str], **more: object) -> None:
+            started.extend(words)
+            super().__init__(words, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    with serving(Site(bundle)) as site:
+        proxy = site.address.replace("//", "//me:secret@")
+        cmdline = device.paths.cmdline
+        cmdline.write_text(cmdline.read_text().strip() + f" abupdate.source.proxy={proxy}\n")
+        assert device.run("install", "http://releases.invalid/gw.bundle") == 0
+    assert site.asked[0].startswith("http://releases.invalid/gw.bundle")
+    assert "curl" in started
+    assert not any("secret" in str(word) for word in started)
+
+
 @pytest.mark.parametrize("url", ["http://", "https://host:port/x", "http://a b/", "http://x/\n"])
 def test_what_is_no_address(device: Device, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert device.run("install", url) == 2
@@ -179,6 +204,30 @@ def test_a_release_that_policy_refuses_is_asked_of_nobody_else(
     with serving(Site(bundle)) as first, serving(Site(bundle)) as second:
         assert device.run("install", first.url, second.url) == 7
     assert (first.sent, second.asked) == (CHUNK, [])
+
+
+def test_the_next_source_is_asked_when_one_only_says_that_it_is_large(
+    device: Device, bundle: bytes
+) -> None:
+    """The count of objects stands in the pack, which no signature covers."""
+    at = bundle.index(b"PACK") + 8
+    liar = bundle[:at] + b"\xff" * 4 + bundle[at + 4 :]
+    with serving(Site(liar)) as lies:
+        assert device.run("install", lies.url) == 8
+        assert device.run("install", lies.url, device.top / "2.bundle") == 0
+
+
+def test_without_curl_the_next_source_is_asked(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    which = shutil.which
+    monkeypatch.setattr(
+        "abupdate.run.shutil.which",
+        lambda name, path=None: None if name == "curl" else which(name, path=path),
+    )
+    assert device.run("install", "http://127.0.0.1:1/gw.bundle") == 11
+    assert device.run("install", "http://127.0.0.1:1/gw.bundle", device.top / "2.bundle") == 0
+    assert "curl not found" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.row("U22")

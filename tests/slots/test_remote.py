@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from abupdate.disk.layout import Slot
+from abupdate.paths import Paths
 from abupdate.publish import channels
+from abupdate.release.tag import format_payload
 from abupdate.release.version import Version
+from abupdate.run import Argument, Result
+from abupdate.signing.signature import sign
+from abupdate.signing.signers import TrustFiles
 from abupdate.store.repository import Repository
+from abupdate.update import trust
 from tests.slots.device import Device, make_release, snapshot
-from tests.slots.gitserver import smart, static
+from tests.slots.gitserver import packet, peer, smart, static
 from tests.slots.rootfs import make_rootfs
 from tests.slots.webserver import Site, serving
 
 LARGE = 400_000
+_WHO = "author A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n"
 DAY = 86400
 
 
@@ -53,6 +63,13 @@ def copies(device: Device) -> Iterator[Path]:
     folder.mkdir()
     yield folder
     shutil.rmtree(folder)
+
+
+_FOLLOWED = {"release": "1", "sequence": 1, "valid_until": 1, "digest": "x", "seen": 1}
+
+
+def _followed(**other: object) -> str:
+    return json.dumps({"stable": {**_FOLLOWED, **other}})
 
 
 def promote(device: Device, version: str, *more: str, channel: str = "stable") -> None:
@@ -193,6 +210,9 @@ class TestChannel:
             int(time.time()) + DAY, tagger="A <a@b>",
         )  # fmt: skip
         refused(device, f"{other}#channel/stable", 7, "two tags of sequence 2", capsys)
+        sources = [f"{place}#channel/stable" for place in (old, other, device.publisher)]
+        assert device.run("install", *sources) == 0
+        assert capsys.readouterr().err.count("The next source is asked.") == 2
 
     @pytest.mark.row("U33")
     def test_a_stale_one_is_told_in_every_status(
@@ -213,6 +233,43 @@ class TestChannel:
         assert device.run("status") == 0
         assert "Channel" not in capsys.readouterr().out
 
+    @pytest.mark.parametrize("binary", [False, True])
+    def test_what_a_revoked_key_said_does_not_count(
+        self,
+        device: Device,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        binary: bool,
+    ) -> None:
+        """Its thief has used up the sequence; the publisher goes on with another key."""
+        keys, lists = device.top / "keys", [device.top / name for name in ("signers", "revoked")]
+        if not (keys / "dave").exists():
+            device.publish("keygen", "--out", device.top / "dave", "--name", "dave")
+            shutil.copy(device.top / "dave/dave", keys / "dave")
+        folders = ("keys", "dave")
+        lists[0].write_text(
+            "".join((device.top / one / "allowed_signers").read_text() for one in folders)
+        )
+        lists[1].write_text("")
+        monkeypatch.setattr(trust, "trust_files", lambda _: TrustFiles((lists[0],), (lists[1],)))
+        monkeypatch.setattr(channels, "current", lambda *_: SimpleNamespace(sequence=2**53 - 1))
+        repo = ("--repo", device.publisher, "--version", "6", "--channel", "stable")
+        device.publish("promote", *repo, "--key", keys / "dave")
+        source = f"{device.publisher}#channel/stable"
+        assert device.run("install", "--no-arm", source) == 0
+        monkeypatch.setattr(channels, "current", lambda *_: None)
+        promote(device, "6")
+        refused(device, source, 7, "and 9007199254740992 (release 6) was seen", capsys)
+        stolen = device.top / "dave/dave.pub"
+        if binary:
+            subprocess.run(["ssh-keygen", "-k", "-q", "-f", lists[1], stolen], check=True)
+        else:
+            shutil.copy(stolen, lists[1])
+        for _ in range(2):
+            assert device.run("install", "--no-arm", source) == 0
+        text = (device.paths.state / "trust/channels").read_text()
+        assert '"sequence": 1,' in text
+
     @pytest.mark.row("U33")
     def test_of_another_product(self, device: Device, capsys: pytest.CaptureFixture[str]) -> None:
         rootfs = make_rootfs(device.top / "foreign", "9")
@@ -229,6 +286,29 @@ class TestChannel:
         assert device.run("info", f"{device.publisher}#channel/stable") == 0
         assert "6 for" in capsys.readouterr().out
         assert snapshot(device) == before
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "5",
+            "[" * 20_000,
+            '{"a": 5}',
+            _followed(valid_until=10**30),
+            _followed(more=1),
+            *(_followed(**{key: None}) for key in _FOLLOWED),
+        ],
+    )
+    def test_a_record_that_rots(
+        self, device: Device, capsys: pytest.CaptureFixture[str], text: str
+    ) -> None:
+        """Told by status; what a channel says is then neither believed nor forgotten."""
+        promote(device, "6")
+        (device.paths.state / "trust").mkdir(exist_ok=True)
+        (device.paths.state / "trust/channels").write_text(text)
+        assert device.run("status") == 0
+        assert "should hold the channels" in capsys.readouterr().out
+        refused(device, f"{device.publisher}#channel/stable", 11, "remove the file", capsys)
 
     def test_another_release_behind_its_name(
         self, device: Device, capsys: pytest.CaptureFixture[str], copies: Path
@@ -263,6 +343,7 @@ class TestChannel:
         ("ssh://-oProxyCommand=x/y#release/6", 9, "cannot be fetched"),
         ("/no/such/folder#release/6", 2, "A git repository was expected"),
         ("https://me:secret@127.0.0.1:1/r.git#release/6", 9, "https://me@127.0.0.1:1/r.git"),
+        ("https://token@127.0.0.1:1/r.git#release/6", 9, "abupdate: https://127.0.0.1:1/r.git#"),
     ],
 )
 def test_what_cannot_be_fetched_leaves_no_trace(
@@ -301,6 +382,94 @@ def test_a_neighbour_serves_its_store(device: Device, capsys: pytest.CaptureFixt
     assert not any(Path(f"/proc/{pid}").exists() for pid in daemons)
 
 
+def test_a_peer_that_is_silent_is_given_up(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """git itself would wait for it, and no other source were asked."""
+    cmdline = device.paths.cmdline
+    cmdline.write_text(cmdline.read_text().strip() + " abupdate.source.stall=1\n")
+    over = threading.Event()
+    with peer(lambda _: over.wait()) as url:
+        assert device.run("install", f"{url}#release/6", device.top / "6.bundle") == 0
+    over.set()
+    assert "nothing came for 6 seconds" in " ".join(capsys.readouterr().err.split())
+
+
+def _talk(connection: socket.socket) -> None:
+    """Says that it has release 6, and then what git passes on to people."""
+    connection.recv(65536)
+    name = b"ab" * 32 + b" refs/tags/release/6\0side-band-64k ofs-delta object-format=sha256"
+    connection.sendall(packet(name) + b"0000")
+    connection.recv(65536)
+    connection.sendall(packet(b"NAK\n"))
+    for _ in range(1024):
+        connection.sendall(packet(b"\x02" + b"\x1b[31mred" * 6000 + b"\n"))
+
+
+def test_a_peer_that_talks_much(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither memory nor terminal are its own."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    with peer(_talk) as url:
+        refused(device, f"{url}#release/6", 9, "cannot be fetched", capsys)
+        assert device.run("install", f"{url}#release/6") == 9
+    assert "\x1b" not in capsys.readouterr().err
+    assert _peak() - before < 30_000
+
+
+def test_trees_that_name_each_other(
+    device: Device, copies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine small objects, and a hundred million paths: told before they are all listed."""
+    bomb = Repository.create(copies / "bomb.git")
+    blob = bytes.fromhex(bomb.write_object("blob", b"x"))
+    tree = bomb.write_object("tree", b"100644 f\0" + blob)
+    for _ in range(8):
+        inside = bytes.fromhex(tree)
+        tree = bomb.write_object("tree", b"".join(b"40000 %d\0" % n + inside for n in range(10)))
+    commit = bomb.write_object("commit", f"tree {tree}\n{_WHO}\nx\n".encode())
+    payload = format_payload(
+        commit=commit, version=Version("6"), manifest_sha256="0" * 64, compatible="testbox",
+        tagger="A <a@b>", tagger_time=1,
+    )  # fmt: skip
+    raw = sign(payload, device.top / "keys/release")
+    bomb.set_ref(Version("6").ref, bomb.write_object("tag", raw))
+    bomb.set_ref("refs/heads/dev", commit)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak()
+    refused(device, f"{bomb.path}#release/6", 8, "files and folders", capsys)
+    cmdline = device.paths.cmdline
+    cmdline.write_text(cmdline.read_text().strip() + ' abupdate.source.unsigned_branches=["dev"]\n')
+    refused(device, f"{bomb.path}#branch/dev", 8, "files and folders", capsys)
+    assert _peak() - before < 30_000
+
+
+def test_a_signal_while_the_quarantine_is_deleted(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lie there, as large as the release, until the next install."""
+    owner, spool = Repository.as_owner, device.paths.state / "spool"
+    stopped: list[object] = []
+
+    def as_owner(self: Repository, *argv: Argument, stdin: bytes | None = None) -> Result:
+        full = argv[:2] == ("rm", "-rf") and any(spool.glob("*/objects/pack/*"))
+        if full and not stopped:
+            stopped.append(argv)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return owner(self, *argv, stdin=stdin)
+
+    monkeypatch.setattr(Repository, "as_owner", as_owner)
+    assert device.run("info", f"{device.publisher}#release/6") == 143
+    assert stopped
+    assert list(spool.iterdir()) == []
+
+
+def _peak() -> int:
+    """The most memory, in KiB, that this process had."""
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1])
+
+
 class TestBranch:
     """Development: what nobody has signed, where the device's owner wants it."""
 
@@ -333,6 +502,8 @@ class TestBranch:
         assert "NOBODY HAS SIGNED branch dev" in " ".join(capsys.readouterr().err.split())
         assert device.run("status") == 0
         assert "NOBODY HAS SIGNED release 7-dev.1 of slot B" in capsys.readouterr().out
+        device.run("doctor")
+        assert "store-" not in capsys.readouterr().out
         entry = device.machine.records.history()[-1]
         assert (entry.release, entry.detail["signer"]) == ("7-dev.1", "NOBODY (branch dev)")
         assert device.run("verify", "B") == 0
@@ -350,6 +521,15 @@ class TestBranch:
         assert device.run("install", device.top / "6.bundle", "--allow-downgrade") == 0
         assert device.run("status") == 0
         assert "NOBODY HAS SIGNED release 7-dev.1 of slot B" in capsys.readouterr().out
+
+    def test_shouted_about_however_it_is_written(
+        self, device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = device.top / "dev.toml"
+        path.write_text('[source]\n"unsigned\\u005fbranches" = ["dev"]\n')
+        monkeypatch.setattr(Paths, "config_files", lambda _: [path])
+        assert device.run("status") == 0
+        assert "Releases of branch dev are taken though NOBODY SIGNS" in capsys.readouterr().out
 
     def test_another_product(
         self, device: Device, source: str, capsys: pytest.CaptureFixture[str]

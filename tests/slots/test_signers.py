@@ -135,3 +135,59 @@ def test_a_signer_signs_once(device: Device, capsys: pytest.CaptureFixture[str])
     assert device.run("publish", "sign", *repo, "--cosigner", "a b") == 2
     assert device.run("publish", "sign", *repo, "--cosigner", "x.lock") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def refs_of(device: Device) -> set[str]:
+    return set(cosignatures(device.machine.store(), RELEASE))
+
+
+def test_what_is_not_believed_stays_outside(device: Device, trusted: Path) -> None:
+    """A mirror can add tags to a bundle: they neither join the store nor replace one of it."""
+    cosign(device, "bob")
+    cosign(device, "carol")
+    assert device.run("install", "--no-arm", bundled(device)) == 0
+    before = cosignatures(device.machine.store(), RELEASE)
+    Repository(device.publisher).delete_ref(f"{RELEASE.ref}+bob")
+    cosign(device, "bob", key="release")
+    cosign(device, "nobody", key="release")
+    assert device.run("install", "--no-arm", bundled(device)) == 0
+    assert cosignatures(device.machine.store(), RELEASE) == before
+    lines = trusted.read_text().splitlines(keepends=True)
+    trusted.write_text("".join(lines[:2]))
+    assert device.run("install", "--no-arm", "release/7") == 0
+
+
+def test_a_channel_brings_the_signers_with_it(device: Device) -> None:
+    """The remote does not have their tags any more: the release is good in the store again."""
+    cosign(device, "bob")
+    repo = ("--repo", device.publisher, "--version", "7", "--channel", "signers")
+    device.publish("promote", *repo, "--key", device.top / "keys/release")
+    Repository(device.publisher).delete_ref(f"{RELEASE.ref}+bob")
+    source = f"{device.publisher}#channel/signers"
+    try:
+        assert device.run("install", "--no-arm", source) == 0
+    finally:
+        Repository(device.publisher).delete_ref("refs/tags/channel/signers")
+    assert refs_of(device) == {"bob"}
+    assert device.run("install", "--no-arm", "release/7") == 0
+
+
+def test_one_key_of_two_says_nothing_that_is_kept(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A channel's tag needs one signature: with a release that needs two it counts for nothing."""
+    repo = ("--repo", device.publisher, "--version", "7", "--channel", "alone")
+    device.publish("promote", *repo, "--key", device.top / "keys/carol")
+    source = f"{device.publisher}#channel/alone"
+    before = snapshot(device)
+    try:
+        assert device.run("install", source) == 6
+        assert "should have 2 signers" in " ".join(capsys.readouterr().err.split())
+        assert snapshot(device) == before
+        cosign(device, "bob")
+        device.publish("promote", *repo, "--key", device.top / "keys/carol")
+        assert device.run("install", source) == 0
+    finally:
+        Repository(device.publisher).delete_ref("refs/tags/channel/alone")
+    text = (device.paths.state / "trust/channels").read_text()
+    assert '"sequence": 2' in text
