@@ -168,8 +168,6 @@ class _Judge:
         assert isinstance(candidate, Signed)
         if verified is None:
             verified = self._believe(candidate.statement)
-        # A further signer's tag that does not count joins no store, where a good one may be.
-        candidate.cosigned = {name: candidate.cosigned[name] for name in verified.cosigners}
         content = stack.enter_context(
             open_commit(candidate.repository, verified.commit, verified.manifest_sha256)
         )
