@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,7 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
     except AbupdateError as error:
         return _told(error.message, error.hint, error.exit_code)
     except BrokenPipeError:
-        # Nobody reads on. What is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # nobody reads on
     except (OSError, MemoryError) as error:
         return _told_fault(fault_of(error))
     except Exception:
@@ -103,9 +103,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _told_fault(fault: AbupdateError) -> int:
     if fault.exit_code == ExitCode.NO_SPACE:
-        # What is still buffered for a full disk must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # its disk may be the full one
     return _told(fault.message, fault.hint, fault.exit_code)
+
+
+def _forget_output() -> None:
+    """What is still buffered must not be tried again at exit."""
+    with suppress(OSError):  # a stream in memory has no file beneath it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(message: str, hint: str | None, code: int) -> int:
