@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from demo_parts import Parts
 
 
+# The first one builds what all boot.
+SECONDS, LONG_SECONDS = 1500, 7200
+
 # QEMU before 8.1 has no instant in which a kernel that rewrites its own code is seen right by
 # two emulated processors: about once in a hundred boots one of them ends by this, in the first
 # seconds. The device comes back by itself, but not with the boots that a test counts.
@@ -37,6 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.vm)
+            long = item.get_closest_marker("long") is not None
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS if long else SECONDS))
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=rf"(?s){EMULATOR}"))
 
 
