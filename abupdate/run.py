@@ -43,7 +43,9 @@ PACKAGES = {
     "ssh-keygen": "openssh-client",
 }
 # And those that only some sources need.
-OPTIONAL_PACKAGES = {"curl": "curl", "ssh": "openssh-client"}
+OPTIONAL_PACKAGES = {
+    "curl": "curl", "python3": "python3", "ssh": "openssh-client", "zstd": "zstd",
+}  # fmt: skip
 
 _IDLE_LOOK = 1.0  # seconds
 
@@ -299,6 +301,8 @@ def _work(session: int) -> int | None:
         except FileNotFoundError:
             if folder.exists():
                 return None  # a kernel that does not count
+        except PermissionError:
+            return None  # nor may everybody know
     return total
 
 
@@ -352,12 +356,14 @@ class Stream:
     def finish(self, ok: Collection[int] = (0,), timeout: float = 60.0) -> Result:
         """Close its input, wait, and raise `ProgramError` unless the exit code is in `ok`.
 
-        What is left on its output is returned (read it before, if it is large).
+        What is left on its output is returned (read it before, if it is large), unless that
+        is closed, which is how it is handed over to another program.
         """
         if self._process.stdin is not None and not self._process.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        rest = self._process.stdout.read() if self._process.stdout is not None else b""
+        pipe = self._process.stdout
+        rest = pipe.read() if pipe is not None and not pipe.closed else b""
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired as error:

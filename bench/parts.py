@@ -19,7 +19,7 @@ from abupdate.run import Argument, run
 from abupdate.store.capture import capture
 from abupdate.store.content import open_commit
 from abupdate.store.materialise.plan import plan_from
-from abupdate.store.repository import Repository
+from abupdate.store.repository import Repository, chunks
 from bench import device, image_updaters, trees
 from bench.device import Bundles
 
@@ -112,8 +112,12 @@ def _store(path: Path, tars: dict[str, Path]) -> None:
         for which, tar in tars.items():
             captured = capture(tar, publisher, lambda _: b"format = 1\n", Events(), subject=which)
             pack = Path(name) / "pack"
-            with pack.open("wb") as out:
-                publisher.pack([], captured.commit, out, list(commits.values()))
+            since = list(commits.values())
+            with (
+                pack.open("wb") as out,
+                publisher.packing([], captured.commit, since, small=True) as packed,
+            ):
+                out.writelines(chunks(packed))
             with pack.open("rb") as stream:
                 device.index_pack(stream, _LARGE)
             commits[which] = captured.commit

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from abupdate.bundle.candidate import Candidate
-from abupdate.bundle.quarantine import migrate
+from abupdate.bundle.quarantine import drop_quarantine, migrate
 from abupdate.errors import UsageError
 from abupdate.store.repository import Repository
 
@@ -45,4 +45,4 @@ class Unsigned(Candidate):
 
     def discard(self) -> None:
         """Delete the quarantine; once or more often."""
-        self._store.as_owner("rm", "-rf", "--", self.repository.path)
+        drop_quarantine(self._store, self.repository.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from abupdate.bundle.header import CountedSource
-from abupdate.bundle.quarantine import Room, open_quarantine
+from abupdate.bundle.quarantine import Room, drop_quarantine, open_quarantine
 from abupdate.errors import SourceError
 from abupdate.store.repository import Repository
 
@@ -37,7 +37,7 @@ def take_in(
             room.check_bytes(quarantine.unpacked_size(), bases)
         quarantine.borrow(store.path.absolute() / "objects")
     except BaseException:
-        store.as_owner("rm", "-rf", "--", quarantine.path)
+        drop_quarantine(store, quarantine.path)
         raise
     return quarantine
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, field
 
 from abupdate.errors import UsageError
@@ -13,7 +11,7 @@ from abupdate.release.version import Version
 from abupdate.store.changes import Change, same_content
 from abupdate.store.content import open_commit
 from abupdate.store.manifest import Kind, escape
-from abupdate.store.repository import Repository
+from abupdate.store.repository import Repository, chunks
 
 SCHEMA_VERSION = 1
 
@@ -128,6 +126,5 @@ def _kind(change: Change) -> str | None:
 
 def _pack_size(repository: Repository, commit: str, since: list[str]) -> int:
     """Made as a bundle's pack is, and thrown away: nothing less tells its size."""
-    with tempfile.TemporaryFile(prefix="abupdate-") as file:
-        repository.pack([], commit, file, since)
-        return file.seek(0, os.SEEK_END)
+    with repository.packing([], commit, since, small=True) as pack:
+        return sum(map(len, chunks(pack)))

@@ -21,20 +21,18 @@ from abupdate.config import SourceSection
 from abupdate.errors import SourceError, UsageError
 from abupdate.events import Events
 from abupdate.run import Sandbox, Stream, stream
-from abupdate.source.source import Arriving, Into
+from abupdate.source.source import LEAST_RATE, Arriving, Into, is_graphic
 
 _FIRST = 16 * 1024
 _CONNECT_SECONDS = 30
-# Slower than that for the time of `stall` is a stall.
-_LEAST_RATE = 500
 _LONGEST_WAIT = 60.0
 _MAX_HEADERS = 256 * 1024
 _MAX_LINE = 16 * 1024
 _REDIRECTS = 5
-_OK, _PARTIAL, _TOO_MANY, _SERVER_FAULT = 200, 206, 429, 500
-_GRAPHIC = re.compile(r"[\x21-\x7e]+")
+_OK, _PARTIAL, _BEYOND, _TOO_MANY, _SERVER_FAULT = 200, 206, 416, 429, 500
 _STATUS = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})(?: .*)?\r?\n")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:([0-9]{1,18})|\*)")
+_LENGTH = re.compile(r"bytes \*/([0-9]{1,18})")
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,200}"')
 # curl(1), EXIT CODES: what another try does not mend (no such scheme, address, certificate …).
 _LASTING = {1, 2, 3, 4, 27, 35, 47, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
@@ -49,7 +47,7 @@ class HttpSource:
     url: str
 
     def __post_init__(self) -> None:
-        if not _GRAPHIC.fullmatch(self.url) or _split(self.url) is None:
+        if not is_graphic(self.url) or _split(self.url) is None:
             raise UsageError(
                 "An address such as https://host/name.bundle was expected, "
                 f"found {self.url[:200]!r}."
@@ -64,7 +62,7 @@ class HttpSource:
     @contextmanager
     def opened(self, into: Into) -> Iterator[Arriving]:
         """Ask for its beginning. Raises `SourceError`."""
-        download = _Download(self, into.settings, into.store.sandbox, into.events)
+        download = Download(self, into.settings, into.store.sandbox, into.events)
         with download:
             yield Incoming(
                 download, into.store, into.max_bytes, into.events, download.total, into.room
@@ -80,7 +78,7 @@ def _split(url: str) -> object | None:
     return parts if parts.scheme in ("http", "https") and parts.hostname else None
 
 
-class _Download:
+class Download:
     """The bytes of an address in their order; `total` of them, where the server tells."""
 
     def __init__(
@@ -99,7 +97,7 @@ class _Download:
         self._is_part = False
         self.total: int | None = None
 
-    def __enter__(self) -> _Download:
+    def __enter__(self) -> Download:
         try:
             self._reopen()
         except BaseException:
@@ -127,7 +125,7 @@ class _Download:
     def _count(self, size: int) -> None:
         self._at += size
         self._since_failure += size
-        if self._since_failure > _LEAST_RATE * self._settings.stall:
+        if self._since_failure > LEAST_RATE * self._settings.stall:
             self._failures = 0
 
     def _ended(self) -> bool:
@@ -167,6 +165,8 @@ class _Download:
             self._check_range(headers)
         elif status == _OK:
             self._from_the_start(headers)
+        elif status == _BEYOND and self._is_whole(headers):
+            self.total = self._at
         elif status == _TOO_MANY or status >= _SERVER_FAULT:
             raise _UnansweredError(None, f"the server answers with {status}")
         else:
@@ -186,6 +186,11 @@ class _Download:
             )
         self.total = total
         self._remember(headers)
+
+    def _is_whole(self, headers: dict[str, str]) -> bool:
+        """More was asked for than there is, of a file of which nobody had said how long it is."""
+        found = _LENGTH.fullmatch(headers.get("content-range", ""))
+        return self.total is None and found is not None and int(found[1]) == self._at
 
     def _from_the_start(self, headers: dict[str, str]) -> None:
         """All of it, though a part was asked for: the server cannot, or the file is another."""
@@ -217,6 +222,8 @@ class _Download:
         while True:
             line = curl.stdout.readline(_MAX_LINE)
             status = _STATUS.fullmatch(line)
+            if status is None and line:
+                raise _UnansweredError(None, "its answer is none of HTTP's")
             if status is None:
                 done = curl.finish(ok=range(256))
                 raise _UnansweredError(done.code, done.stderr)
@@ -257,7 +264,7 @@ class _Download:
         ]  # fmt: skip
         argv += ["--proto", "=http,https", "--proto-redir", "=http,https"]
         argv += ["--connect-timeout", str(_CONNECT_SECONDS)]
-        least = min(_LEAST_RATE, settings.rate_limit // 2 or _LEAST_RATE)
+        least = min(LEAST_RATE, settings.rate_limit // 2 or LEAST_RATE)
         argv += ["--speed-limit", str(least), "--speed-time", f"{settings.stall:.0f}"]
         argv += ["--suppress-connect-headers", "--dump-header", "-", "--user-agent", "abupdate"]
         first = self._at < _FIRST

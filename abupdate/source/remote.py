@@ -21,24 +21,22 @@ from abupdate.bundle.branch import Unsigned, check_branch
 from abupdate.bundle.candidate import cosignatures, signed_releases
 from abupdate.bundle.header import BundleHeader, CountedSource, format_header
 from abupdate.bundle.intake import take_in
-from abupdate.bundle.quarantine import open_quarantine
+from abupdate.bundle.quarantine import drop_quarantine, open_quarantine
 from abupdate.bundle.read import Incoming, Received
 from abupdate.errors import NoSpaceError, ProgramError, SourceError, UsageError
 from abupdate.events import Events
 from abupdate.release.channel import MAX_TAGS, ChannelTag, check_channel, parse_channel, split_tags
 from abupdate.release.tag import MAX_TAG, Statement, parse_tag
 from abupdate.release.version import Version
-from abupdate.source.source import Arriving, Into
+from abupdate.source.source import LEAST_RATE, Arriving, Into, is_graphic
 from abupdate.store.repository import Readable, Repository
 
 _RELEASE, _CHANNEL, _BRANCH = "release/", "channel/", "branch/"
 _SCHEMES = ("http", "https", "ssh", "git", "file")
 _SCP = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^:].*")
-_GRAPHIC = re.compile(r"[\x21-\x7e]+")
 _ROOM = 64 * 1024 * 1024
 # Releases of the store that the new one is taken to be like, the newest ones.
 _BASES = 8
-_LEAST_RATE = 500
 # git's servers say so often, in seconds, that they are at work (uploadpack.keepAlive).
 _KEEP_ALIVE = 5.0
 _LOOK_SECONDS = 0.5
@@ -63,7 +61,7 @@ class RemoteSource:
                 f"A release or channel of {self.url[:200]} was expected, found {self.ref[:80]!r}.",
                 "Write REMOTE#release/VERSION or REMOTE#channel/NAME.",
             )
-        remote = _GRAPHIC.fullmatch(self.url) and not self.url.startswith("-")
+        remote = is_graphic(self.url) and not self.url.startswith("-")
         scheme = self.url.partition("://")[0] if "://" in self.url else None
         known = scheme in _SCHEMES if scheme else _SCP.fullmatch(self.url) or self._local
         if not (known and (remote or self._local)):
@@ -102,7 +100,7 @@ class RemoteSource:
             else:
                 yield _Fetched(remote, Version.parse(self.ref.removeprefix(_RELEASE)), None, None)
         finally:
-            into.store.as_owner("rm", "-rf", "--", scratch.path)
+            drop_quarantine(into.store, scratch.path)
 
     def location(self) -> str:
         """What git is given."""
@@ -118,7 +116,7 @@ class RemoteSource:
         """Settings of git's, and its environment, for the way there."""
         settings = into.settings
         told = {
-            "http.lowSpeedLimit": str(_LEAST_RATE),
+            "http.lowSpeedLimit": str(LEAST_RATE),
             "http.lowSpeedTime": f"{settings.stall:.0f}",
         }
         if settings.proxy:
@@ -232,7 +230,7 @@ class _Fetched:
         )
         try:
             with scratch.packing(
-                [oid, *cosigned.values()], commit, list(bases), _counted(into)
+                [oid, *cosigned.values()], commit, list(bases), count=_counted(into)
             ) as pack:
                 joined = _Joined(format_header(header), pack)
                 incoming = Incoming(joined, into.store, into.max_bytes, into.events, room=into.room)
@@ -270,7 +268,7 @@ class _Head:
         if commit is None or scratch.kind(commit) != "commit":
             raise SourceError(f"{remote.source.name} should be a branch, and is none.")
         try:
-            with scratch.packing([], commit, list(bases), _counted(into)) as pack:
+            with scratch.packing([], commit, list(bases), count=_counted(into)) as pack:
                 source = CountedSource(pack, into.max_bytes, into.events)
                 store, room = into.store, into.room
                 quarantine = take_in(source, store, len(bases), into.max_bytes, room)

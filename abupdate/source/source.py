@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,15 @@ from abupdate.events import Events
 from abupdate.release.channel import ChannelTag
 from abupdate.release.tag import Statement
 from abupdate.store.repository import Repository
+
+# Bytes per second; slower than that for the time of `stall` is a stall.
+LEAST_RATE = 500
+_GRAPHIC = re.compile(r"[\x21-\x7e]+")
+
+
+def is_graphic(address: str) -> bool:
+    """Whether it has only what an address of the network is made of: no blanks, no controls."""
+    return _GRAPHIC.fullmatch(address) is not None
 
 
 class Arriving(Protocol):

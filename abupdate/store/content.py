@@ -17,7 +17,8 @@ from abupdate.errors import NotTrustedError
 from abupdate.store import manifest
 from abupdate.store.changes import Change, changes
 from abupdate.store.manifest import Checks, Entry
-from abupdate.store.repository import ObjectReader, Repository
+from abupdate.store.reader import ObjectReader
+from abupdate.store.repository import Repository
 from abupdate.store.tree import EXECUTABLE, PLAIN, File, Trees
 
 MANIFEST_PATH = b".abupdate/manifest"

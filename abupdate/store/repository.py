@@ -9,24 +9,18 @@ outside, no background work.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
-from abupdate.errors import (
-    DeviceFaultError,
-    NoSpaceError,
-    NotTrustedError,
-    ProgramError,
-    SourceError,
-)
+from abupdate.errors import NoSpaceError, NotTrustedError, ProgramError, SourceError
 from abupdate.run import Argument, Result, Sandbox, Stream, run, run_untrusted, stream
+from abupdate.store.reader import ObjectReader
 
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -78,7 +72,6 @@ _FULL_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUO
 # git's words for what is no fault of what it was given, in the locale that it runs in.
 _DISK_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
 _CHUNK = 256 * 1024
-_SHA256_DIGITS = 64
 # pack-objects goes by the last 16 bytes of a path.
 _HINT = 64
 _LONGEST_PATH = 1024 * 1024
@@ -92,6 +85,12 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes."""
         ...
+
+
+def chunks(source: Readable) -> Iterator[bytes]:
+    """All of a source, piece by piece."""
+    while chunk := source.read(_CHUNK):
+        yield chunk
 
 
 class Repository:
@@ -225,30 +224,6 @@ class Repository:
         with stream(arguments, env=_ENVIRONMENT, sandbox=sandbox) as daemon:
             daemon.finish(timeout=_YEARS)
 
-    @contextmanager
-    def packing(
-        self,
-        tags: Sequence[str],
-        commit: str,
-        have: Sequence[str],
-        count: Callable[[int], None] = lambda _: None,
-    ) -> Iterator[Readable]:
-        """The pack of a release as it would stand in a bundle, without what `have` has.
-
-        `count` is told how many paths were found so far, and raises where they are too many.
-        """
-        with stream(
-            self._argv("pack-objects", "--stdout", "--quiet", "--delta-base-offset"),
-            stdin=True,
-            stdout=True,
-            env=_ENVIRONMENT,
-            sandbox=self.sandbox,
-        ) as git:
-            # git reads all of its list before it writes.
-            git.stdin.write(self._pack_list(tags, commit, have, count))
-            git.stdin.close()
-            yield git.stdout
-
     def has(self, oid: str) -> bool:
         """Whether the object is here."""
         return self.git("cat-file", "-e", oid, ok=(0, 1, 128)).code == 0
@@ -275,36 +250,30 @@ class Repository:
     @contextmanager
     def reader(self) -> Iterator[ObjectReader]:
         """Objects by id, each hashed here. One git for all that is read in the block."""
-        arguments = self._argv("cat-file", "--batch-command", "--buffer")
-        with stream(
-            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
+        with self._stream(
+            "cat-file", "--batch-command", "--buffer", stdin=True, stdout=True
         ) as git:
             yield ObjectReader(git)
 
-    @contextmanager
-    def fast_import(self) -> Iterator[Stream]:
+    def fast_import(self) -> AbstractContextManager[Stream]:
         """git's bulk writer: blobs in, and a commit made of them."""
-        arguments = self._argv("fast-import", "--quiet", "--done", "--force", "--date-format=raw")
-        with stream(
-            arguments, stdin=True, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox
-        ) as git:
-            yield git
+        return self._stream(
+            "fast-import", "--quiet", "--done", "--force", "--date-format=raw",
+            stdin=True, stdout=True,
+        )  # fmt: skip
 
     def index_pack(self, source: Readable, max_bytes: int) -> None:
         """Take a pack (thin ones too) from a stream, each object checked.
 
         Raises `SourceError` with git's words when it is damaged or too large.
         """
-        arguments = self._argv(
+        with self._stream(
             "index-pack", "--strict", "--fix-thin", f"--max-input-size={max_bytes}", "--stdin",
             "--threads=2",  # half a second less of three; what it writes is the same
-        )  # fmt: skip
-        with stream(arguments, stdin=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
-            try:
-                while chunk := source.read(_CHUNK):
-                    git.stdin.write(chunk)
-            except BrokenPipeError:
-                pass  # its exit code and words tell why
+            stdin=True,
+        ) as git:  # fmt: skip
+            with suppress(BrokenPipeError):  # its exit code and words tell why
+                git.stdin.writelines(chunks(source))
             try:
                 git.finish(timeout=_LONG)
             except ProgramError as error:
@@ -325,45 +294,50 @@ class Repository:
 
     def unpacked_size(self) -> int:
         """The sizes of all objects here, and of those it borrows, added up: bytes."""
-        arguments = self._argv(
-            "cat-file", "--batch-check=%(objectsize)", "--batch-all-objects", "--unordered"
-        )
-        with stream(arguments, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
+        with self._stream(
+            "cat-file", "--batch-check=%(objectsize)", "--batch-all-objects", "--unordered",
+            stdout=True,
+        ) as git:  # fmt: skip
             size = sum(map(int, git.stdout))
             git.finish()
         return size
 
-    def pack(
-        self, tags: Sequence[str], commit: str, out: IO[bytes], since: Sequence[str] = ()
-    ) -> None:
-        """Write the pack of a bundle: tags, first of all, their commit, and all of its tree.
+    @contextmanager
+    def packing(
+        self,
+        tags: Sequence[str],
+        commit: str,
+        since: Sequence[str] = (),
+        *,
+        small: bool = False,
+        count: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Readable]:
+        """The pack of a bundle: tags, first of all, their commit, and all of its tree.
 
         With `since` (commits that the receiver has) a thin pack of what they
         lack. The commits need no common history: the difference of the trees is
-        taken here, and the old commits are offered as bases of deltas.
+        taken here, and the old commits are offered as bases of deltas. `small`: look for
+        them anew, which takes long. `count` is told how many paths were found so far, and
+        raises where they are too many. A git that fails is told where the pack is read.
         """
         # Not --thin: that makes git list objects by itself, along a history that is not there.
         arguments = ["pack-objects", "--stdout", "--quiet", "--delta-base-offset"]
-        if since:
+        if small and since:
             # What a capture has made is deltas to neighbours; those to the old release are
             # smaller, by a tenth of the bundle.
             arguments.append("--no-reuse-delta")
-        with stream(
-            self._argv(*arguments),
-            stdin=True,
-            stdout=out,
-            env=_ENVIRONMENT,
-            sandbox=self.sandbox,
-        ) as git:
-            git.stdin.write(self._pack_list(tags, commit, since))
-            git.finish(timeout=_LONG)
+        with self._stream(*arguments, stdin=True, stdout=True) as git:
+            # git reads all of its list before it writes.
+            git.stdin.write(self._pack_list(tags, commit, since, count))
+            git.stdin.close()
+            yield _Finished(git)
 
     def _pack_list(
         self,
         tags: Sequence[str],
         commit: str,
         since: Sequence[str],
-        count: Callable[[int], None] = lambda _: None,
+        count: Callable[[int], None],
     ) -> bytes:
         """What pack-objects is told: a release's objects but those of older ones."""
         wanted = self._objects(commit, count)
@@ -384,8 +358,7 @@ class Repository:
         """
         root = self.git("rev-parse", "--verify", f"{commit}^{{tree}}").stdout.decode().strip()
         found = {root: b""}
-        arguments = self._argv("ls-tree", "-r", "-t", "-z", root)
-        with stream(arguments, stdout=True, env=_ENVIRONMENT, sandbox=self.sandbox) as git:
+        with self._stream("ls-tree", "-r", "-t", "-z", root, stdout=True) as git:
             for number, record in enumerate(_records(git.stdout), start=1):
                 count(number)
                 info, _, path = record.partition(b"\t")
@@ -439,105 +412,38 @@ class Repository:
     def _argv(self, *arguments: Argument) -> list[Argument]:
         return ["git", "--git-dir", self.path, *arguments]
 
+    def _stream(
+        self, *arguments: Argument, stdin: bool = False, stdout: bool = False
+    ) -> AbstractContextManager[Stream]:
+        """A git with pipes, for what is many or large."""
+        return stream(
+            self._argv(*arguments),
+            stdin=stdin,
+            stdout=stdout,
+            env=_ENVIRONMENT,
+            sandbox=self.sandbox,
+        )
 
-def _records(stream: Readable) -> Iterator[bytes]:
-    """What ends with a zero byte each."""
-    rest = b""
-    while chunk := stream.read(_CHUNK):
-        *records, rest = (rest + chunk).split(b"\0")
-        yield from records
-        if len(rest) > _LONGEST_PATH:
-            raise NotTrustedError(f"A path has more than {_LONGEST_PATH} bytes.")
 
-
-class ObjectReader:
-    """Objects of a repository, each hashed here before it is believed.
-
-    Ask for many at once: git answers in order once all of them were said, so
-    that neither side waits for the other in the middle. What was asked for must
-    be read before the next `read`; `WINDOW` objects may be asked for before
-    the answers to the last `WINDOW` were read.
-    """
-
-    # Two windows of `contents <oid>` fit into a pipe of 64 KiB.
-    WINDOW = 400
+class _Finished:
+    """The output of a git that ended well; raises `ProgramError` at its end where it did not."""
 
     def __init__(self, git: Stream) -> None:
         self._git = git
 
-    def read(self, oid: str, kind: str, limit: int) -> bytes:
-        """A small object whole. Raises `NotTrustedError` when it is not what its id says."""
-        ((_, content),) = self.read_all([oid], kind, limit)
-        return content
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
+        chunk = self._git.stdout.read(size)
+        if not chunk:
+            self._git.finish(timeout=_LONG)
+        return chunk
 
-    def read_all(self, oids: Sequence[str], kind: str, limit: int) -> Iterator[tuple[str, bytes]]:
-        """Small objects, each whole and with its id, in order; see `read`."""
-        for at in range(0, len(oids), self.WINDOW):
-            window = oids[at : at + self.WINDOW]
-            self.ask(window)
-            for oid in window:
-                yield oid, b"".join(self.checked(oid, kind, limit))
 
-    def ask(self, oids: Sequence[str]) -> None:
-        """Ask for objects; read their answers in this order."""
-        words = [b"contents %s\n" % oid.encode() for oid in oids]
-        with suppress(BrokenPipeError):  # the reader of the answers finds out why
-            self._git.stdin.write(b"".join([*words, b"flush\n"]))
-            self._git.stdin.flush()
-
-    def checked(self, oid: str, kind: str, limit: int) -> Iterator[bytes]:
-        """An object that was asked for, in pieces; believe them at the end, when the id is right.
-
-        Raises `NotTrustedError`.
-        """
-        size = self._header(oid, kind)
-        if size > limit:
-            raise NotTrustedError(f"The {kind} {oid} has {size} bytes, {limit} at most are taken.")
-        # git finds an object by an id of its own format only, so that the length tells the hash.
-        name = "sha256" if len(oid) == _SHA256_DIGITS else "sha1"
-        digest = hashlib.new(name, f"{kind} {size}\0".encode())
-        for chunk in self._body(size):
-            digest.update(chunk)
-            yield chunk
-        if digest.hexdigest() != oid:
-            raise NotTrustedError(
-                f"The store hands out other content for {kind} {oid}: it hashes to "
-                f"{digest.hexdigest()}.",
-                "The store is damaged or was tampered with; install from a full bundle.",
-            )
-
-    def answer(self, oid: str) -> Iterator[bytes]:
-        """A blob that was asked for, in pieces, NOT hashed: the caller knows its SHA-256."""
-        return self._body(self._header(oid, "blob"))
-
-    def _body(self, size: int) -> Iterator[bytes]:
-        while size:
-            chunk = self._exactly(min(size, _CHUNK))
-            size -= len(chunk)
-            yield chunk
-        self._exactly(1)
-
-    def _header(self, oid: str, kind: str) -> int:
-        line = self._git.stdout.readline(256)
-        if not line:
-            raise self._stopped()
-        header = line.decode("ascii", "replace").split()
-        if len(header) != 3 or header[:2] != [oid, kind] or not header[2].isdigit():
-            raise NotTrustedError(
-                f"The store should hold the {kind} {oid}, found '{' '.join(header)}'.",
-                "The store is damaged; install from a full bundle.",
-            )
-        return int(header[2])
-
-    def _exactly(self, size: int) -> bytes:
-        content = self._git.stdout.read(size)
-        if len(content) != size:
-            raise self._stopped()
-        return content
-
-    def _stopped(self) -> DeviceFaultError:
-        try:
-            said, hint = self._git.finish(ok=range(256)).stderr.strip(), None
-        except ProgramError as error:
-            said, hint = error.message, error.hint
-        return DeviceFaultError(f"git stopped in the middle: {said}", hint)
+def _records(stream: Readable) -> Iterator[bytes]:
+    """What ends with a zero byte each."""
+    rest = b""
+    for chunk in chunks(stream):
+        *records, rest = (rest + chunk).split(b"\0")
+        yield from records
+        if len(rest) > _LONGEST_PATH:
+            raise NotTrustedError(f"A path has more than {_LONGEST_PATH} bytes.")

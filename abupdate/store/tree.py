@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from abupdate.errors import NotTrustedError
 from abupdate.store import manifest, names
-from abupdate.store.repository import ObjectReader
+from abupdate.store.reader import ObjectReader
 
 TREE, PLAIN, EXECUTABLE, SYMLINK = "40000", "100644", "100755", "120000"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +21,7 @@ from abupdate.update.health import HealthCheck
 from tests.slots import loop
 from tests.slots.boot_device import BootDevice, make_boot_device
 from tests.slots.boots import Boots
-from tests.slots.device import Device, make_device, make_release
+from tests.slots.device import LARGE, Device, Refused, make_device, make_release, snapshot
 from tests.slots.final import left
 from tests.slots.rootfs import make_rootfs
 
@@ -111,6 +112,50 @@ def shared_plain_device() -> Iterator[Device]:
 def plain_device(shared_plain_device: Device) -> Device:
     """Release 1 in A, nothing in B, nothing remembered; ESP and data are folders."""
     return put_back(shared_plain_device)
+
+
+@pytest.fixture
+def newer_device(plain_device: Device) -> Device:
+    """A device with release 1, whose publisher has released 5 and 6 since.
+
+    All have the same large file; 6 has a small one more.
+    """
+    device = plain_device
+    if not device.top.joinpath("6.bundle").exists():
+        for version in "56":
+            rootfs = make_rootfs(device.top / f"rootfs{version}", version)
+            shutil.copy(
+                device.top / "keys/allowed_signers", rootfs / "usr/lib/abupdate/allowed_signers"
+            )
+            (rootfs / "usr/large").write_bytes(random.Random(0).randbytes(LARGE))
+            make_release(device, rootfs, version)
+    return device
+
+
+@pytest.fixture
+def copies(device: Device) -> Iterator[Path]:
+    """A folder that the store's user can read."""
+    folder = device.top / "copies"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def refused(device: Device, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """An install from `source` ends with `code`, says something, and changes nothing."""
+
+    def check(source: str | Path, code: int, says: str) -> None:
+        capsys.readouterr()
+        before = snapshot(device)
+        assert device.run("install", source) == code
+        said = " ".join(capsys.readouterr().err.split())
+        assert says in said, said
+        assert snapshot(device) == before
+        spool = device.paths.state / "spool"
+        assert not spool.exists() or list(spool.iterdir()) == []
+
+    return check
 
 
 @pytest.fixture(scope="package")

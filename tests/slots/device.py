@@ -10,7 +10,8 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,12 @@ PARTUUIDS = {
     Slot.A: "aaaaaaaa-0000-4000-8000-00000000000a",
     Slot.B: "bbbbbbbb-0000-4000-8000-00000000000b",
 }
+
+
+# Bytes of a file that releases 5 and 6 have.
+LARGE = 400_000
+# What is given to `install`, how that ends, and what is said.
+Refused = Callable[[str | Path, int, str], None]
 
 
 @dataclass
@@ -109,6 +116,11 @@ class Device:
         )
         subprocess.run(["mount", "-o", "ro", self.loops[slot], self.paths.root], check=True)
 
+    def configure(self, *settings: str) -> None:
+        """Settings (`section.key=value`) on the kernel's command line, until the next boot."""
+        words = [self.paths.cmdline.read_text().strip(), *(f"abupdate.{one}" for one in settings)]
+        self.paths.cmdline.write_text(" ".join(words) + "\n")
+
     def _unmount_root(self) -> None:
         if os.path.ismount(self.paths.root):
             subprocess.run(["umount", self.paths.root], check=True)
@@ -139,6 +151,20 @@ def snapshot(device: Device) -> tuple[str, bytes, str]:
     ).stdout  # fmt: skip
     env = device.paths.esp / "grub/grubenv"
     return hash_of(device.loops[Slot.B]), env.read_bytes(), "\n".join(sorted(records.splitlines()))
+
+
+@contextmanager
+def within_memory(limit: int) -> Iterator[None]:
+    """In the block this process grows by less than `limit` KiB at its most."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak_memory()
+    yield
+    assert _peak_memory() - before < limit
+
+
+def _peak_memory() -> int:
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1])
 
 
 def make_device(top: Path, slot_size: int = SLOT_SIZE) -> Device:

@@ -57,8 +57,7 @@ def opened(device: Device) -> Iterator[Path]:
 
 def set_time_limit(device: Device, seconds: float) -> None:
     """`hooks.timeout`, until the next boot."""
-    with device.paths.cmdline.open("a") as file:
-        file.write(f" abupdate.hooks.timeout={seconds}")
+    device.configure(f"hooks.timeout={seconds}")
 
 
 def running(word: str) -> list[int]:

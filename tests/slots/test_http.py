@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from abupdate.config import SourceSection
 from abupdate.disk.layout import Slot
-from tests.slots.device import Device, make_release, snapshot
+from abupdate.events import Events
+from abupdate.source.http import Download, HttpSource
+from abupdate.store.repository import chunks
+from tests.slots.device import Device, Refused, make_release, snapshot, within_memory
 from tests.slots.rootfs import make_rootfs
 from tests.slots.webserver import Site, serving
 
@@ -38,17 +42,6 @@ def bundle(device: Device) -> bytes:
     return path.read_bytes()
 
 
-def refused(
-    device: Device, site: Site, code: int, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    before = snapshot(device)
-    assert device.run("install", site.url) == code
-    said = capsys.readouterr().err
-    assert says in " ".join(said.split()), said
-    assert snapshot(device) == before
-
-
 def test_from_an_address(device: Device, bundle: bytes) -> None:
     with serving(Site(bundle)) as site:
         assert device.run("install", site.url) == 0
@@ -61,13 +54,13 @@ def test_from_an_address(device: Device, bundle: bytes) -> None:
 
 @pytest.mark.row("S56")
 def test_a_bad_signature_costs_a_few_kilobytes(
-    device: Device, bundle: bytes, capsys: pytest.CaptureFixture[str]
+    device: Device, bundle: bytes, refused: Refused
 ) -> None:
     keys = device.paths.state / "trust"
     keys.mkdir(exist_ok=True)
     (keys / "revoked").write_bytes((device.top / "keys/release.pub").read_bytes())
     with serving(Site(bundle)) as site:
-        refused(device, site, 6, "revokes", capsys)
+        refused(site.url, 6, "revokes")
     assert site.asked == [f"/gw.bundle bytes=0-{CHUNK - 1}"]
     assert site.sent == CHUNK
 
@@ -84,7 +77,7 @@ def test_a_download_that_breaks_goes_on_from_there(device: Device, bundle: bytes
 
 @pytest.mark.row("U9")
 def test_a_server_that_stalls_is_asked_again(device: Device, bundle: bytes) -> None:
-    device.paths.cmdline.write_text(device.paths.cmdline.read_text() + " abupdate.source.stall=1\n")
+    device.configure("source.stall=1")
     with serving(Site(bundle, stalls=[5 * CHUNK])) as site:
         assert device.run("install", site.url) == 0
     assert site.asked[-1] == f"/gw.bundle bytes={5 * CHUNK}-"
@@ -130,11 +123,35 @@ def test_bad_servers_leave_no_trace(
     make: Callable[[bytes], Site],
     code: int,
     says: str,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     with serving(make(bundle)) as site:
-        refused(device, site, code, says, capsys)
+        refused(site.url, code, says)
     assert list((device.paths.state / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        b"HTTP/1.1 200 " + b"a" * 20_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 5000,
+    ],
+)
+def test_an_answer_without_end(device: Device, refused: Refused, opening: bytes) -> None:
+    """What a server sends is held in memory by nobody."""
+    with serving(Site(b"", opening=opening)) as site, within_memory(20_000):
+        refused(site.url, 9, "cannot be fetched")
+
+
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1])
+def test_a_server_that_never_says_how_long_the_file_is(size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    with (
+        serving(Site(content, told=False, length=False)) as site,
+        Download(HttpSource(site.url), SourceSection(), None, Events()) as download,
+    ):
+        assert b"".join(chunks(download)) == content
 
 
 def test_nobody_there(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,8 +179,7 @@ def test_a_proxy_and_its_password(
     monkeypatch.setattr(subprocess, "Popen", Noted)
     with serving(Site(bundle)) as site:
         proxy = site.address.replace("//", "//me:secret@")
-        cmdline = device.paths.cmdline
-        cmdline.write_text(cmdline.read_text().strip() + f" abupdate.source.proxy={proxy}\n")
+        device.configure(f"source.proxy={proxy}")
         assert device.run("install", "http://releases.invalid/gw.bundle") == 0
     assert site.asked[0].startswith("http://releases.invalid/gw.bundle")
     assert "curl" in started

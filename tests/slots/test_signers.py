@@ -13,7 +13,7 @@ from abupdate.release.version import Version
 from abupdate.signing.signers import TrustFiles
 from abupdate.store.repository import Repository
 from abupdate.update import trust
-from tests.slots.device import Device, make_release, snapshot
+from tests.slots.device import Device, Refused, make_release, snapshot
 from tests.slots.rootfs import make_rootfs
 
 RELEASE = Version("7")
@@ -29,8 +29,7 @@ def device(plain_device: Device) -> Iterator[Device]:
             device.publish("keygen", "--out", device.top / name, "--name", name)
             shutil.copy(device.top / name / name, keys / name)
         make_release(device, make_rootfs(device.top / "rootfs7", "7"), "7")
-    cmdline = device.paths.cmdline
-    cmdline.write_text(cmdline.read_text().strip() + " abupdate.trust.min_signers=2\n")
+    device.configure("trust.min_signers=2")
     yield device
     repository = Repository(device.publisher)
     for signer in cosignatures(repository, RELEASE):
@@ -60,18 +59,8 @@ def bundled(device: Device) -> Path:
     return path
 
 
-def refused(device: Device, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source = bundled(device)
-    capsys.readouterr()
-    before = snapshot(device)
-    assert device.run("install", source) == 6
-    said = " ".join(capsys.readouterr().err.split())
-    assert says in said, said
-    assert snapshot(device) == before
-
-
-def test_one_is_too_few(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(device, "should have 2 signers, and 1 of its signatures can be believed", capsys)
+def test_one_is_too_few(device: Device, refused: Refused) -> None:
+    refused(bundled(device), 6, "should have 2 signers, and 1 of its signatures can be believed")
 
 
 def test_two_are_enough_and_both_are_told(
@@ -92,22 +81,20 @@ def test_two_are_enough_and_both_are_told(
     assert "release, bob, SHA256:" in capsys.readouterr().out
 
 
-def test_the_same_key_under_two_names(
-    device: Device, capsys: pytest.CaptureFixture[str], trusted: Path
-) -> None:
+def test_the_same_key_under_two_names(device: Device, trusted: Path, refused: Refused) -> None:
     line = trusted.read_text().splitlines()[0]
     trusted.write_text(f"{line}\nbob{line.removeprefix('release')}\n")
     cosign(device, "bob", key="release")
-    refused(device, "1 of its signatures can be believed", capsys)
+    refused(bundled(device), 6, "1 of its signatures can be believed")
 
 
-def test_a_tag_under_another_name(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tag_under_another_name(device: Device, refused: Refused) -> None:
     cosign(device, "bob", key="carol")
-    refused(device, "release/7+bob: it is signed by carol.", capsys)
+    refused(bundled(device), 6, "release/7+bob: it is signed by carol.")
 
 
 def test_an_unlisted_further_signer_takes_nothing_away(
-    device: Device, trusted: Path, capsys: pytest.CaptureFixture[str]
+    device: Device, trusted: Path, refused: Refused
 ) -> None:
     cosign(device, "bob")
     cosign(device, "carol")
@@ -116,9 +103,8 @@ def test_an_unlisted_further_signer_takes_nothing_away(
     assert list(cosignatures(device.machine.store(), RELEASE)) == ["bob"]
     trusted.write_text(trusted.read_text().splitlines()[0])
     device.boot(device.booted, "normal")
-    cmdline = device.paths.cmdline
-    cmdline.write_text(cmdline.read_text().strip() + " abupdate.trust.min_signers=2\n")
-    refused(device, "which is not in the list of signers", capsys)
+    device.configure("trust.min_signers=2")
+    refused(bundled(device), 6, "which is not in the list of signers")
 
 
 def test_a_signer_signs_once(device: Device, capsys: pytest.CaptureFixture[str]) -> None:

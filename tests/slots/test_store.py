@@ -67,8 +67,7 @@ def test_what_no_slot_holds_goes(device: Device, capsys: Capture) -> None:
 
 
 def test_the_owner_keeps_more(device: Device, capsys: Capture) -> None:
-    with device.paths.cmdline.open("a") as file:
-        file.write(" abupdate.store.keep=1")
+    device.configure("store.keep=1")
     assert kept(device, capsys)["1"] == ["store.keep"]
     assert device.run("store", "prune") == 0
     assert "Dropped: nothing" in capsys.readouterr().out

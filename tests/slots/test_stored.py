@@ -8,7 +8,7 @@ import pytest
 
 from abupdate.disk.layout import Slot
 from tests.slots import loop
-from tests.slots.device import Device, snapshot
+from tests.slots.device import Device, Refused
 from tests.slots.moment import passing
 
 # How the bytes of a release are had, and hashed: by a bundle's way in, or in the store.
@@ -49,40 +49,34 @@ def test_upgrade_and_downgrade_take_the_same_steps(
     assert traces[0] == traces[1] == traces[2] == traces[3]
 
 
-def refused(
-    device: Device, source: str, code: int, says: str, capsys: pytest.CaptureFixture[str]
+def test_only_what_the_store_has(
+    device: Device, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
-    capsys.readouterr()
-    before = snapshot(device)
-    assert device.run("install", source) == code
-    assert says in capsys.readouterr().err
-    assert snapshot(device) == before
-
-
-def test_only_what_the_store_has(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(device, "release/2", 9, "The store should have release 2, found 1.", capsys)
-    refused(device, "release/../1", 2, "A version is dotted numbers", capsys)
+    refused("release/2", 9, "The store should have release 2, found 1.")
+    refused("release/../1", 2, "A version is dotted numbers")
     assert device.run("install", "release/1") == 3
     assert "Release 1 is what runs now." in capsys.readouterr().err
 
 
-def test_a_release_that_was_given_up(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_release_that_was_given_up(
+    device: Device, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
     assert device.run("install", device.top / "2.bundle") == 0
     assert device.run("reject") == 0
     capsys.readouterr()
     assert device.run("info", "release/2") == 0
     assert "tried here and given up" in capsys.readouterr().out
-    refused(device, "release/2", 7, "--retry-failed", capsys)
+    refused("release/2", 7, "--retry-failed")
     assert device.run("install", "--retry-failed", "release/2") == 0
     assert device.run("verify", "B") == 0
 
 
-def test_its_key_is_asked_again(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_key_is_asked_again(device: Device, refused: Refused) -> None:
     assert device.run("install", "--no-arm", device.top / "2.bundle") == 0
     trust = device.paths.state / "trust"
     trust.mkdir(exist_ok=True)
     shutil.copy(device.top / "keys/release.pub", trust / "revoked")
-    refused(device, "release/2", 6, "revoked", capsys)
+    refused("release/2", 6, "revoked")
 
 
 def test_a_store_that_rots(device: Device, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,7 +19,8 @@ class Site:
 
     `breaks`: bodies end after so many bytes of the file, one after the other; `stalls`: they
     do not end there, and nothing comes any more. `status`: answers before the file is served.
-    `changes`: the file from the second answer on.
+    `changes`: the file from the second answer on. `opening`: instead of an answer, before
+    zeros without end. `told`: whether it says how long the file is.
     """
 
     content: bytes
@@ -31,6 +32,8 @@ class Site:
     status: list[int] = field(default_factory=list)
     redirect: str | None = None
     changes: bytes | None = None
+    opening: bytes = b""
+    told: bool = True
     asked: list[str] = field(default_factory=list)
     sent: int = 0
     address: str = ""
@@ -71,10 +74,20 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             if site.redirect and self.path == "/gw.bundle":
                 self._answer(302, {"Location": site.redirect, "Content-Length": "0"})
                 return
+            if site.opening:
+                self._endless()
+                return
             if site.status:
                 self._answer(site.status.pop(0), {"Content-Length": "0"})
                 return
             self._file(wanted)
+
+        def _endless(self) -> None:
+            with suppress(OSError):
+                self.wfile.write(site.opening)
+                while not site.open.is_set():
+                    self.wfile.write(bytes(1 << 20))
+                    site.sent += 1 << 20
 
         def _file(self, wanted: str) -> None:
             content = site.content
@@ -86,8 +99,13 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             partial = bool(site.ranges and found is not None and same and content)
             if partial and found is not None:
                 start = int(found[1])
+                if start >= len(content):
+                    length = {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"}
+                    self._answer(416, length)
+                    return
                 end = min(end, int(found[2]) + 1) if found[2] else end
-                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+                total = len(content) if site.told else "*"
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{total}"
             if site.length:
                 headers["Content-Length"] = str(end - start)
             if site.etag:

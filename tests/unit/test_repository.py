@@ -17,7 +17,7 @@ from abupdate.run import Sandbox
 from abupdate.store import names
 from abupdate.store.capture import Captured, capture
 from abupdate.store.content import open_commit
-from abupdate.store.repository import Repository
+from abupdate.store.repository import Repository, chunks
 from tests.unit.test_capture import Member, file, folder, make_tar
 
 HOSTILE_NAMES = [
@@ -43,7 +43,8 @@ def pack(repository: Repository, captured: Captured, *since: Captured) -> bytes:
     with out.open("wb") as stream:
         # The commit stands for the tag: a pack does not care what kind the first object is.
         commits = [old.commit for old in since]
-        repository.pack([], captured.commit, stream, commits)
+        with repository.packing([], captured.commit, commits, small=True) as packed:
+            stream.writelines(chunks(packed))
     return out.read_bytes()
 
 

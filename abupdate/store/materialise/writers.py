@@ -11,7 +11,8 @@ from abupdate.store.manifest import Entry, Kind
 from abupdate.store.materialise.place import make_symlink, write_file
 from abupdate.store.materialise.plan import Files
 from abupdate.store.paths import directories
-from abupdate.store.repository import ObjectReader, Repository
+from abupdate.store.reader import ObjectReader
+from abupdate.store.repository import Repository
 from abupdate.store.workers import WORKERS, Progress, share
 
 # A piece of work ends at so many files or bytes.
