@@ -26,7 +26,7 @@ def tags_at_start(data: bytes, object_format: str, wanted: Collection[str]) -> d
     `data` is where the pack begins, cut off anywhere.
     """
     found = {}
-    for kind, content in _objects(data):
+    for kind, content, _ in _objects(data):
         if kind == "tag":
             raw = b"tag %d\0" % len(content) + content
             oid = hashlib.new(object_format, raw).hexdigest()
@@ -35,8 +35,13 @@ def tags_at_start(data: bytes, object_format: str, wanted: Collection[str]) -> d
     return found
 
 
-def _objects(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Commits and tags, up to the first object of another kind or one that is cut off."""
+def end_of_tags(data: bytes) -> int:
+    """Where the last of the tags at the start of a pack ends: bytes."""
+    return max((end for kind, _, end in _objects(data) if kind == "tag"), default=0)
+
+
+def _objects(data: bytes) -> Iterator[tuple[str, bytes, int]]:
+    """Commits and tags and where each ends, up to one of another kind or that is cut off."""
     if len(data) < _HEADER or not data.startswith((b"PACK\0\0\0\2", b"PACK\0\0\0\3")):
         return
     at = _HEADER
@@ -62,5 +67,5 @@ def _objects(data: bytes) -> Iterator[tuple[str, bytes]]:
             return
         if not inflate.eof or len(content) != size:
             return
-        yield kind, content
         at = len(data) - len(inflate.unused_data)
+        yield kind, content, at

@@ -43,6 +43,13 @@ class Room:
     bytes: int
     inodes: int
 
+    def most_bytes(self, bases: int) -> int:
+        """What a bundle may unpack to. `bases`: releases that it is a delta to.
+
+        What such a delta begins from is among its objects.
+        """
+        return (_TIMES + bases) * self.bytes + _MORE_BYTES
+
     def check_objects(self, count: int) -> None:
         """Raise `NoSpaceError` for a bundle of more objects than a release for here has."""
         if count > _TIMES * self.inodes + _MORE_OBJECTS:
@@ -53,11 +60,8 @@ class Room:
             )
 
     def check_bytes(self, size: int, bases: int) -> None:
-        """The same for their bytes. `bases`: releases that it is a delta to.
-
-        What such a delta begins from is among its objects.
-        """
-        if size > (_TIMES + bases) * self.bytes + _MORE_BYTES:
+        """The same for their bytes; see `most_bytes`."""
+        if size > self.most_bytes(bases):
             raise NoSpaceError(
                 f"The bundle unpacks to {size >> 20} MiB, and a slot of this device can hold "
                 f"{self.bytes >> 20} MiB.",
@@ -74,7 +78,12 @@ def clear_quarantines(store: Repository) -> None:
     """Delete what earlier runs left behind. The caller holds the device's lock."""
     _spool(store)
     for left in quarantines(store):
-        store.as_owner("rm", "-rf", "--", left)
+        drop_quarantine(store, left)
+
+
+def drop_quarantine(store: Repository, path: Path) -> None:
+    """Delete one; one that is gone is fine."""
+    store.as_owner("rm", "-rf", "--", path)
 
 
 def open_quarantine(store: Repository, file_size: int, *, borrow: bool) -> Repository:
@@ -92,7 +101,7 @@ def open_quarantine(store: Repository, file_size: int, *, borrow: bool) -> Repos
             sandbox=store.sandbox and replace(store.sandbox, file_size=file_size),
         )
     except BaseException:
-        store.as_owner("rm", "-rf", "--", path)
+        drop_quarantine(store, path)
         raise
 
 

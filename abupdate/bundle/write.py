@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import IO
 
+from abupdate.bundle import zstd
 from abupdate.bundle.candidate import cosignatures
 from abupdate.bundle.header import BundleHeader, format_header
+from abupdate.bundle.packstart import end_of_tags
 from abupdate.errors import UsageError
 from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.release.version import Version
-from abupdate.store.repository import Repository
+from abupdate.store.repository import Repository, chunks
 
 _SIGNATURE = b"# v"
 
 
 def create(
-    repository: Repository, version: Version, since: Sequence[Version], out: Path
+    repository: Repository,
+    version: Version,
+    since: Sequence[Version],
+    out: Path,
+    *,
+    in_zstd: bool = False,
 ) -> BundleHeader:
     """Write the bundle of a signed release to `out`, whole or not at all.
 
@@ -37,20 +46,43 @@ def create(
         repository.object_format, version, tag_oid, tuple(needed), tuple(cosigned.items())
     )
     out.parent.mkdir(parents=True, exist_ok=True)
+    with _new(out) as file:
+        tags = [tag_oid, *cosigned.values()]
+        bases = [oid for oid, _ in needed]
+        with (
+            tempfile.NamedTemporaryFile(dir=out.parent) if in_zstd else nullcontext(file) as plain,
+            repository.packing(tags, commit, bases, small=True) as pack,
+        ):
+            plain.write(format_header(header))
+            plain.writelines(chunks(pack))
+            plain.flush()
+            if in_zstd:
+                os.lseek(plain.fileno(), 0, os.SEEK_SET)  # another program reads on from there
+                zstd.pack_up(plain, _beginning(header, plain), file)
+    return header
+
+
+def _beginning(header: BundleHeader, bundle: IO[bytes]) -> bytes:
+    """As much of it as tells who has signed it."""
+    text = os.pread(bundle.fileno(), zstd.MAX_BEGINNING, 0)
+    length = len(format_header(header))
+    return text[: length + end_of_tags(text[length:])]
+
+
+@contextmanager
+def _new(out: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `out` once it is whole, and on the disk."""
     handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(format_header(header))
+            yield file
             file.flush()
-            tags = [tag_oid, *cosigned.values()]
-            repository.pack(tags, commit, file, [oid for oid, _ in needed])
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         Path(name).rename(out)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return header
 
 
 def _refuse_to_replace(out: Path) -> None:
@@ -59,7 +91,8 @@ def _refuse_to_replace(out: Path) -> None:
         return
     if out.is_file() and not out.is_symlink():
         with out.open("rb") as file:
-            if file.read(len(_SIGNATURE)) == _SIGNATURE:
+            first = file.read(zstd.MAGIC_SIZE)
+            if first.startswith(_SIGNATURE) or zstd.is_zstd(first):
                 return
     raise UsageError(
         f"A bundle replaces another bundle at most, and {out} is something else.",
