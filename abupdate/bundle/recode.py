@@ -183,7 +183,9 @@ def _content(reader: _Input, writer: _Output, size: int, level: int) -> None:
         if size < 0:
             raise _WrongError("an object is larger than it says")
         writer.write(deflate.compress(content))
-        reader.skip(len(chunk) - len(inflate.unconsumed_tail) - len(inflate.unused_data))
+        # At the end the one may still hold what the call before left.
+        left = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+        reader.skip(len(chunk) - len(left))
     if size:
         raise _WrongError("an object is smaller than it says")
     writer.write(deflate.flush())

@@ -224,7 +224,7 @@ def bundle(
         ),
     ] = None,
     in_zstd: Annotated[
-        bool, typer.Option("--zstd", help="Compress it as a whole: a third smaller.")
+        bool, typer.Option("--zstd", help="Compress it as a whole: a fifth smaller.")
     ] = False,
 ) -> None:
     """Write a signed release into one file, a plain git bundle.

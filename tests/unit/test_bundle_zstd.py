@@ -51,7 +51,7 @@ def beginning_of(raw: bytes) -> bytes:
 
 def packs(repository: Repository) -> dict[str, int]:
     """The objects of all packs, and what they take there: bytes."""
-    found = {}
+    found: dict[str, int] = {}
     for index in (repository.path / "objects/pack").glob("*.idx"):
         lines = repository.git("verify-pack", "-v", index).stdout.decode().splitlines()
         words = [line.split() for line in lines]
@@ -146,6 +146,7 @@ class TestRecoding:
         text = rng.randbytes(20_000).hex()
         for number in range(30):
             (tree / f"like{number}").write_text(text[: 1000 * number] + "!" + text[1000 * number :])
+        (tree / "long").write_text(text * 20)
         publish(repository, publisher.key, tree, "1")
         create(repository, ONE, [], tmp_path / "x")
         raws = [(tmp_path / "x").read_bytes()]
