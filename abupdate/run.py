@@ -1,16 +1,20 @@
 """The one door to other programs.
 
-`run` starts a command (through `sh`), waits for it within a time limit and
-gives its output; `stream` opens one with pipes, for bulk data; `run_untrusted`
-bounds one that somebody else wrote, `run_attached` leaves one to a person. All take
-argument lists only, never a shell string, start with a scrubbed environment, and
-put the program's own error text into ours. With a `Sandbox` the program runs as
-another user, within limits on memory, time and file size.
+`run` starts a command, waits for it within a time limit and gives its output; `stream`
+opens one with pipes, for bulk data; `run_untrusted` bounds one that somebody else wrote,
+`run_attached` leaves one to a person, `run_small` is `sh`. All take argument lists only,
+never a shell string, start with a scrubbed environment, and put the program's own error
+text into ours. With a `Sandbox` the program runs as another user, within limits on
+memory, time and file size.
+
+`sh` forks from Python with threads of its own around it, and needs 17 ms for what the
+standard library does in two: an install runs forty programs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import selectors
@@ -23,12 +27,9 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from abupdate.errors import OUT_OF_MEMORY_HINT, AbupdateError, DeviceFaultError, ProgramError
-
-if TYPE_CHECKING:
-    import sh
 
 Argument = str | bytes | os.PathLike[str]
 
@@ -103,7 +104,6 @@ def run(
     sandbox: Sandbox | None = None,
     cwd: Path | None = None,
     ok: Collection[int] = (0,),
-    stdout_limit: int = 64 * 1024 * 1024,
 ) -> Result:
     """Run a program to its end.
 
@@ -111,39 +111,78 @@ def run(
     code outside `ok`, a signal, a time-out or a program that is missing raises
     `ProgramError` with the program's error text.
     """
-    import sh  # takes 50 ms, which a command that runs nothing need not pay
-
     shown, words, program = _command(argv, sandbox)
-    timed_out = threading.Event()
     try:
-        with _threads_started():
-            done = sh.Command(program)(
-                # sh takes text only: latin-1 both ways keeps every byte of a file name.
-                *[os.fsencode(word).decode("latin-1") for word in words[1:]],
-                _encoding="latin-1",
-                _in=stdin if stdin is not None else b"",
-                _tty_in=False,
-                _tty_out=False,
-                _env=_environment(env),
-                _cwd=str(cwd) if cwd else None,
-                _bg=True,
-                _bg_exc=False,
-                _ok_code=list(range(256)),
-                _return_cmd=True,
-                _internal_bufsize=stdout_limit,
-                _no_err=False,
-            )
-            with _ended_after(timeout, done, timed_out):
-                done.wait()
-    except sh.SignalException as error:
-        if timed_out.is_set():
+        done = subprocess.run(
+            words,
+            executable=program,
+            input=stdin or b"",
+            capture_output=True,
+            timeout=timeout,
+            env=_environment(env),
+            cwd=cwd,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramError(shown, None, f"not finished after {timeout:g} seconds") from error
+    except OSError as error:
+        raise _not_started(shown, error) from error
+    said = done.stderr.decode(errors="replace")
+    if done.returncode not in ok:
+        raise ProgramError(shown, done.returncode, said, _killed(done.returncode))
+    return Result(done.returncode, done.stdout, said)
+
+
+def run_small(*argv: Argument, timeout: float = 60.0) -> None:
+    """Run a program that reads and prints nothing, through `sh`; raises as `run` does."""
+    import sh  # takes 50 ms
+
+    shown, words, program = _command(argv, None)
+    late = threading.Event()
+    try:
+        running = sh.Command(program)(
+            # sh takes text only: latin-1 both ways keeps every byte of a file name.
+            *[os.fsencode(word).decode("latin-1") for word in words[1:]],
+            _encoding="latin-1",
+            _in=b"",
+            _tty_in=False,
+            _tty_out=False,
+            _env=_environment(None),
+            _bg=True,
+            _bg_exc=False,
+        )
+
+        def end() -> None:
+            late.set()
+            running.kill()
+
+        # sh's own time limit looks ten times a second only, and so takes that long.
+        timer = threading.Timer(timeout, end)
+        timer.start()
+        try:
+            running.wait()
+        finally:
+            timer.cancel()
+    except sh.ErrorReturnCode as error:
+        if late.is_set():
             raise ProgramError(shown, None, f"not finished after {timeout:g} seconds") from error
+        # Its own text is cut.
         said = error.stderr.decode(errors="replace")
         raise ProgramError(shown, error.exit_code, said, _killed(error.exit_code)) from error
-    result = Result(int(done.exit_code), bytes(done.stdout), done.stderr.decode(errors="replace"))
-    if result.code not in ok:
-        raise ProgramError(shown, result.code, result.stderr)
-    return result
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise DeviceFaultError(
+            "There is not enough memory to run another program.", OUT_OF_MEMORY_HINT
+        ) from error
+
+
+def _not_started(shown: tuple[str, ...], error: OSError) -> AbupdateError:
+    if error.errno == errno.ENOMEM:
+        return DeviceFaultError(
+            "There is not enough memory to run another program.", OUT_OF_MEMORY_HINT
+        )
+    return ProgramError(shown, None, f"cannot be started: {error.strerror}")
 
 
 @dataclass(frozen=True)
@@ -186,7 +225,7 @@ def run_untrusted(
             start_new_session=True,
         )
     except OSError as error:  # no interpreter, or no program at all
-        raise ProgramError(words, None, f"cannot be started: {error.strerror}") from error
+        raise _not_started(words, error) from error
     printed = _Tail(process, tail)
     try:
         in_time = printed.follow(timeout, idle)
@@ -216,7 +255,7 @@ def run_attached(argv: Sequence[Argument], *, env: Mapping[str, str] | None = No
             process.wait()
             _take_terminal_back()
     except OSError as error:
-        raise ProgramError(words, None, f"cannot be started: {error.strerror}") from error
+        raise _not_started(words, error) from error
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -306,28 +345,6 @@ def _work(session: int) -> int | None:
     return total
 
 
-@contextlib.contextmanager
-def _ended_after(
-    seconds: float, running: sh.RunningCommand, late: threading.Event
-) -> Iterator[None]:
-    """Kill a program that runs too long. (sh's own time limit looks every 100 ms only.)"""
-
-    def end() -> None:
-        late.set()
-        with contextlib.suppress(ProcessLookupError):
-            running.kill()
-
-    timer = threading.Timer(seconds, end)
-    timer.start()
-    try:
-        yield
-    except (AbupdateError, KeyboardInterrupt):  # a signal to us: do not leave it behind
-        running.kill()
-        raise
-    finally:
-        timer.cancel()
-
-
 # Larger than the 64 KiB that are usual: fewer turns between us and the program. What the kernel
 # gives every process (fs.pipe-max-size).
 PIPE_SIZE = 1024 * 1024
@@ -407,17 +424,20 @@ def stream(
     """
     shown, words, program = _command(argv, sandbox)
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            words,
-            executable=program,
-            stdin=_pipe(stdin),
-            stdout=_pipe(stdout),
-            stderr=log,
-            env=_environment(env),
-            cwd=cwd,
-            bufsize=1024 * 1024,
-            pipesize=PIPE_SIZE,
-        )
+        try:
+            process = subprocess.Popen(
+                words,
+                executable=program,
+                stdin=_pipe(stdin),
+                stdout=_pipe(stdout),
+                stderr=log,
+                env=_environment(env),
+                cwd=cwd,
+                bufsize=1024 * 1024,
+                pipesize=PIPE_SIZE,
+            )
+        except OSError as error:
+            raise _not_started(shown, error) from error
         handle = Stream(process, shown, log)
         try:
             yield handle
@@ -470,32 +490,6 @@ def _command(
 def _killed(code: int) -> str | None:
     """What to do when a program was killed, which the kernel does when memory runs out."""
     return "Was it out of memory? Run it again." if code == -signal.SIGKILL else None
-
-
-@contextlib.contextmanager
-def _threads_started() -> Iterator[None]:
-    """A program needs threads of ours: where there is no memory for them, end what was started."""
-    before = _children()
-    try:
-        yield
-    except RuntimeError as error:
-        if "start new thread" not in str(error):
-            raise
-        for child in _children() - before:
-            with contextlib.suppress(OSError):
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-        raise DeviceFaultError(
-            "There is not enough memory to run another program.", OUT_OF_MEMORY_HINT
-        ) from error
-
-
-def _children() -> set[int]:
-    pid = os.getpid()
-    try:
-        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-    except OSError:  # a kernel without it
-        return set()
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -31,7 +31,7 @@ from abupdate.boot.envblock import SIZE, parse_block
 from abupdate.boot.state import BootState, Ustate, backup_of
 from abupdate.errors import DeviceFaultError, NoSpaceError
 from abupdate.failpoints import failpoint
-from abupdate.run import run
+from abupdate.run import run_small
 
 PRIMARY = "grubenv"
 BACKUP = "grubenv.bak"
@@ -107,9 +107,9 @@ def encode(state: BootState) -> bytes:
     try:
         with tempfile.TemporaryDirectory(dir=_scratch_parent()) as name:
             scratch = Path(name) / PRIMARY
-            run(["grub-editenv", scratch, "create"])
+            run_small("grub-editenv", scratch, "create")
             words = (f"{key}={text}" for key, text in values.items())
-            run(["grub-editenv", scratch, "set", *words])
+            run_small("grub-editenv", scratch, "set", *words)
             raw = scratch.read_bytes()
     except OSError as error:
         raise DeviceFaultError(

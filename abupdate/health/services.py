@@ -11,7 +11,6 @@ from abupdate.health.check import UnhealthyError
 from abupdate.run import run
 
 # `podman inspect` says much about a container; a name is a line in the configuration.
-_MAX_OUTPUT = 4 * 1024 * 1024
 
 
 def failed_units(may_fail: Sequence[str], timeout: float) -> str:
@@ -42,7 +41,6 @@ def containers(names: Sequence[str], timeout: float) -> str:
         ["podman", "container", "inspect", "--format", "json", "--", *names],
         timeout=timeout,
         ok=range(256),
-        stdout_limit=_MAX_OUTPUT,
     )
     # With a name that it does not know, podman tells the others and exits with 125.
     told = _by_name(done.stdout)

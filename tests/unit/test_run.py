@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from abupdate.errors import DeviceFaultError, ProgramError
-from abupdate.run import Sandbox, run, stream
+from abupdate.run import Sandbox, run, run_small, stream
 
 
 def test_output_and_exit_code() -> None:
@@ -57,24 +58,46 @@ def test_a_program_gets_no_more_memory_than_we_may_have(monkeypatch: pytest.Monk
     assert "--as=1000" in Sandbox("nobody").prefix()
 
 
-@pytest.mark.parametrize("which", [1, 2, 3, 4])
-def test_no_memory_for_a_thread_is_told_and_nothing_is_left_behind(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, which: int
-) -> None:
-    start, started = threading.Thread.start, []
+def test_no_memory_for_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **_more: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    def failing(thread: threading.Thread) -> None:
-        started.append(thread)
-        if len(started) == which:
+    monkeypatch.setattr("abupdate.run.subprocess.Popen", failing)
+    for begin in (lambda: run(["true"]), lambda: stream(["true"]).__enter__()):
+        with pytest.raises(DeviceFaultError, match="not enough memory to run another program"):
+            begin()
+
+
+class TestThroughSh:
+    def test_nothing_is_said_of_what_went_well(self, tmp_path: Path) -> None:
+        run_small("touch", tmp_path / b"\xff \n'\"$x".decode("utf-8", "surrogateescape"))
+        assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [b"\xff \n'\"$x"]
+
+    def test_its_error_text_is_whole(self) -> None:
+        with pytest.raises(ProgramError, match="exit code 4") as caught:
+            run_small("sh", "-c", "for i in $(seq 300); do echo line $i >&2; done; exit 4")
+        assert "line 1\n" in caught.value.stderr
+        assert "line 300" in caught.value.stderr
+
+    def test_a_signal_is_named(self) -> None:
+        with pytest.raises(ProgramError, match="signal 9"):
+            run_small("sh", "-c", "kill -9 $$")
+
+    def test_one_that_hangs_is_ended(self) -> None:
+        with pytest.raises(ProgramError, match="not finished after"):
+            run_small("sleep", "60", timeout=0.5)
+
+    def test_its_environment_is_scrubbed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GREETING", "hello")
+        run_small("sh", "-c", "test -z $GREETING")
+
+    def test_no_memory_for_a_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def failing(_: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
-        start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", failing)
-    with pytest.raises(DeviceFaultError, match="not enough memory to run another program"):
-        run(["sh", "-c", f"sleep 1; touch {tmp_path}/done"])
-    monkeypatch.undo()
-    time.sleep(1.2)
-    assert list(tmp_path.iterdir()) == []
+        monkeypatch.setattr(threading.Thread, "start", failing)
+        with pytest.raises(DeviceFaultError, match="not enough memory to run another program"):
+            run_small("true")
 
 
 def test_a_program_that_hangs_is_ended() -> None:
