@@ -74,7 +74,7 @@ def test_a_slot_that_can_no_longer_be_read(
 
 
 # What the kernel says of it: a loop device hands on why its own disk takes no more.
-WORDS = ("Input/output error", "Read-only file system", "disk of")
+WORDS = ("Input/output error", "Read-only file system", "disk of", "No space left on device")
 
 
 @pytest.mark.parametrize("point", ["source-opened", "quarantined", "joined"])
@@ -108,7 +108,7 @@ def test_data_that_no_longer_takes_writes(
             capsys.readouterr()
             assert device.run("install", device.top / "2.bundle") in (7, 8, 11)
             said = capsys.readouterr().err
-            assert any(words in said for words in WORDS)
+            assert any(words in said for words in WORDS), said
             assert "Get the bundle again" not in said
             assert "Traceback" not in said
             assert device.state() == before
