@@ -26,10 +26,10 @@ from abupdate.bundle.read import Incoming, Received
 from abupdate.errors import NoSpaceError, ProgramError, SourceError, UsageError
 from abupdate.events import Events
 from abupdate.release.channel import MAX_TAGS, ChannelTag, check_channel, parse_channel, split_tags
-from abupdate.release.tag import MAX_TAG, Statement, parse_tag
+from abupdate.release.tag import MAX_COSIGNERS, MAX_TAG, Statement, is_cosigner, parse_tag
 from abupdate.release.version import Version
 from abupdate.source.source import LEAST_RATE, Arriving, Into, is_graphic
-from abupdate.store.repository import Readable, Repository
+from abupdate.store.repository import Readable, Repository, Way
 
 _RELEASE, _CHANNEL, _BRANCH = "release/", "channel/", "branch/"
 _SCHEMES = ("http", "https", "ssh", "git", "file")
@@ -102,18 +102,8 @@ class RemoteSource:
         finally:
             drop_quarantine(into.store, scratch.path)
 
-    def location(self) -> str:
-        """What git is given."""
-        return str(Path(self.url).resolve()) if self._local else self.url
-
-    def idle(self, stall: float) -> float | None:
-        """Seconds after which a peer that is silent is given up; None: git sees to that."""
-        if self.url.startswith(("http://", "https://")):
-            return None
-        return stall + _KEEP_ALIVE
-
-    def transport(self, into: Into, scratch: Repository) -> tuple[dict[str, str], dict[str, str]]:
-        """Settings of git's, and its environment, for the way there."""
+    def way(self, into: Into, scratch: Repository) -> Way:
+        """How git gets there."""
         settings = into.settings
         told = {
             "http.lowSpeedLimit": str(LEAST_RATE),
@@ -142,7 +132,14 @@ class RemoteSource:
             path = scratch.path / "safe.config"
             scratch.as_owner("tee", path, stdin=b"[safe]\n\tdirectory = *\n")
             environment["GIT_CONFIG_GLOBAL"] = str(path)
-        return told, environment
+        # To http git itself looks.
+        idle = None if self.url.startswith(("http://", "https://")) else settings.stall
+        return Way(
+            str(Path(self.url).resolve()) if self._local else self.url,
+            told,
+            environment,
+            idle and idle + _KEEP_ALIVE,
+        )
 
 
 @dataclass(frozen=True)
@@ -167,21 +164,32 @@ class _Remote:
 
     def fetch(self, *refs: str, have: Sequence[str] = ()) -> None:
         """Have refs and what they need come here. Raises `SourceError`, `NoSpaceError`."""
-        settings, environment = self.source.transport(self.into, self.scratch)
-        with _watched(self.scratch.path, self.into.events):
-            try:
-                self.scratch.fetch(
-                    self.source.location(),
-                    [f"+{ref}:{ref}" for ref in refs],
-                    settings,
-                    environment,
-                    have,
-                    self.source.idle(self.into.settings.stall),
-                )
-            except NoSpaceError:
-                raise
-            except ProgramError as error:
-                raise self.told(error) from error
+        with _watched(self.scratch.path, self.into.events), self._telling():
+            self.scratch.fetch(self.source.way(self.into, self.scratch), refs, have)
+
+    def tags(self, version: Version) -> list[str]:
+        """The refs of a release's tags there. Raises `SourceError`, `NoSpaceError`."""
+        prefix = f"{version.ref}+"
+        with self._telling():
+            way = self.source.way(self.into, self.scratch)
+            found = self.scratch.remote_refs(way, version.ref, f"{prefix}*")
+        signers = [ref for ref in found if is_cosigner(ref.removeprefix(prefix))]
+        if len(signers) > MAX_COSIGNERS:
+            raise SourceError(
+                f"{self.source.name} should have {MAX_COSIGNERS} further signers at most, "
+                f"and has {len(signers)} or more.",
+                "Ask its publisher, or take another source.",
+            )
+        return [version.ref, *signers]
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except NoSpaceError:
+            raise
+        except ProgramError as error:
+            raise self.told(error) from error
 
     def told(self, error: ProgramError) -> SourceError:
         """What people are told of a fetch that failed."""
@@ -212,7 +220,8 @@ class _Fetched:
         remote, version = self.remote, self.version
         scratch, into = remote.scratch, remote.into
         bases = _bases(into.store, scratch)
-        remote.fetch(version.ref, f"{version.ref}+*", have=list(bases))
+        # Asked first: for any number of refs git would write as many files.
+        remote.fetch(*remote.tags(version), have=list(bases))
         oid = scratch.resolve(version.ref)
         if oid is None or scratch.kind(oid) != "tag":
             raise SourceError(f"{remote.source.name} should be a signed tag, and is none.")

@@ -69,11 +69,18 @@ def repack(repository: Repository, commits: Sequence[str] = ()) -> None:
     """Make one pack of all that refs and these commits reach, and drop the rest.
 
     The old packs go once the new one is on the disk: whenever the power goes, each
-    object is in one of them. Deltas are taken over as they are. Raises `NoSpaceError`
-    before it begins, when both do not fit beside each other.
+    object is in one of them. Deltas are taken over as they are, where what they are deltas
+    to stays. Raises `NoSpaceError` when both do not fit beside each other, as a rule before
+    it begins; the old packs are whole then.
     """
     old = list(_files(repository))
-    size = sum(path.stat().st_size for path in old)
+    wanted = "".join(f"{commit}\n" for commit in commits).encode()
+    size = int(
+        repository.git(
+            "rev-list", "--all", "--objects", "--disk-usage", "--stdin",
+            stdin=wanted, timeout=_REPACK_SECONDS,
+        ).stdout
+    )  # fmt: skip
     disk = os.statvfs(repository.path)
     free = disk.f_bavail * disk.f_frsize
     if free < size + _ROOM:
@@ -83,10 +90,14 @@ def repack(repository: Repository, commits: Sequence[str] = ()) -> None:
             "Free space on that disk.",
         )
     folder = repository.path / "objects" / "pack"
-    written = repository.git(
-        "pack-objects", "--all", "--quiet", "--delta-base-offset", "--window=0", folder / "pack",
-        stdin="".join(f"{commit}\n" for commit in commits).encode(), timeout=_REPACK_SECONDS,
-    )  # fmt: skip
+    try:
+        written = repository.git(
+            "pack-objects", "--all", "--quiet", "--delta-base-offset", "--window=0",
+            folder / "pack", stdin=wanted, timeout=_REPACK_SECONDS,
+        )  # fmt: skip
+    except NoSpaceError:
+        clear_leftovers(repository)
+        raise
     # Named by what it holds: it may be one of the old ones.
     name = f"pack-{written.stdout.decode().strip()}"
     gone = [path for path in old if path.stem != name]

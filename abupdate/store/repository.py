@@ -13,13 +13,13 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from abupdate.errors import NoSpaceError, NotTrustedError, ProgramError, SourceError
-from abupdate.run import Argument, Result, Sandbox, Stream, run, run_untrusted, stream
+from abupdate.run import Argument, Ended, Result, Sandbox, Stream, run, run_untrusted, stream
 from abupdate.store.reader import ObjectReader
 
 _ENVIRONMENT = {
@@ -77,6 +77,7 @@ _HINT = 64
 _LONGEST_PATH = 1024 * 1024
 _LONG = 6 * 3600.0
 _YEARS = 100_000_000
+_MOST_SAID = 16 * 1024
 
 
 class Readable(Protocol):
@@ -91,6 +92,20 @@ def chunks(source: Readable) -> Iterator[bytes]:
     """All of a source, piece by piece."""
     while chunk := source.read(_CHUNK):
         yield chunk
+
+
+@dataclass(frozen=True)
+class Way:
+    """How another repository is reached.
+
+    `settings` are git's own, as `environment`. `idle`: seconds after which a peer of whom
+    nothing comes is given up; None: git sees to that.
+    """
+
+    url: str
+    settings: Mapping[str, str]
+    environment: Mapping[str, str]
+    idle: float | None = None
 
 
 class Repository:
@@ -168,43 +183,53 @@ class Repository:
         """Write down refs and packs, so that any web server can serve this repository."""
         self.git("update-server-info")
 
-    def fetch(
-        self,
-        url: str,
-        refspecs: Sequence[str],
-        settings: Mapping[str, str],
-        environment: Mapping[str, str],
-        have: Sequence[str] = (),
-        idle: float | None = None,
-    ) -> None:
+    def remote_refs(self, way: Way, *patterns: str) -> dict[str, str]:
+        """Refs of another repository; of very many the last ones. Raises as `fetch` does."""
+        ended = self._talk(way, "ls-remote", "--quiet", "--end-of-options", way.url, *patterns)
+        lines = [line.split("\t") for line in ended.stdout.decode(errors="replace").splitlines()]
+        return {line[1]: line[0] for line in lines if len(line) == 2}
+
+    def fetch(self, way: Way, refs: Sequence[str], have: Sequence[str] = ()) -> None:
         """Get refs of another repository and what they need that is not here.
 
-        `settings` are git's own for the way there, as `environment`. `have`: commits that
-        are here whole; this repository is then for this fetch and nothing else. `idle`:
-        seconds after which a peer of whom nothing comes is given up. Raises `ProgramError`,
-        `NoSpaceError`.
+        `have`: commits that are here whole; this repository is then for this fetch and
+        nothing else. Raises `ProgramError`, `NoSpaceError`.
         """
         if have:
             # A server leaves out what a commit has that is here, as long as the histories meet.
             # Releases have none; for those who say that theirs is cut off it looks at the trees.
             cut = "".join(f"{commit}\n" for commit in have).encode()
             self.as_owner("tee", self.path / "shallow", stdin=cut)
-        environment = _with_settings({**_ENVIRONMENT, **environment}, {**_FETCHING, **settings})
-        arguments = self._argv(
+        self._talk(
+            way,
             "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
-            "--no-recurse-submodules", "--end-of-options", url, *refspecs,
+            "--no-recurse-submodules", "--end-of-options", way.url,
+            *(f"+{ref}:{ref}" for ref in refs),
         )  # fmt: skip
+
+    def _talk(self, way: Way, *words: str) -> Ended:
+        """A git that has to do with another one."""
+        environment = _with_settings(
+            {**_ENVIRONMENT, **way.environment}, {**_FETCHING, **way.settings}
+        )
+        arguments = self._argv(*words)
         # What the other side says is printed as it comes, and it may say things without end.
         ended = run_untrusted(
-            arguments, env=environment, sandbox=self.sandbox, timeout=_LONG, idle=idle
+            arguments,
+            env=environment,
+            sandbox=self.sandbox,
+            timeout=_LONG,
+            idle=way.idle,
+            tail=_MOST_SAID,
         )
         if ended.code != 0:
             said = ended.stdout.decode(errors="replace")
             if ended.code is None:
-                said += f"nothing came for {idle:g} seconds" if ended.idle else "not finished"
+                said += f"nothing came for {way.idle:g} seconds" if ended.idle else "not finished"
             error = ProgramError(tuple(map(os.fsdecode, arguments)), ended.code, said)
             self._raise_if_full(error)
             raise error
+        return ended
 
     def serve(self, address: str, port: int) -> None:
         """Offer it for reading to all who come (git's own protocol), until this is stopped.

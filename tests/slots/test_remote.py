@@ -206,6 +206,23 @@ def test_trees_that_name_each_other(device: Device, copies: Path, refused: Refus
         refused(f"{bomb.path}#branch/dev", 8, "files and folders")
 
 
+def test_a_release_of_very_many_further_signers(
+    device: Device, copies: Path, refused: Refused
+) -> None:
+    """Asked for before they are fetched: each would be a file here."""
+    crowd = copies / "crowd.git"
+    shutil.copytree(device.publisher, crowd)
+    oid = Repository(crowd).resolve(Version("6").ref)
+    refs = sorted(f"{Version('6').ref}+s{number}" for number in range(50_000))
+    with (crowd / "packed-refs").open("a") as file:
+        file.writelines(f"{oid} {ref}\n" for ref in refs)
+    began = time.monotonic()
+    with within_memory(30_000):
+        refused(f"{crowd}#release/6", 9, "8 further signers at most")
+    assert time.monotonic() - began < 10
+    assert device.run("install", f"{crowd}#release/5") == 0
+
+
 def test_a_signal_while_the_quarantine_is_deleted(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,20 @@ def test_doctor_mends_what_a_fat_has_lost(machine: DeviceVM) -> None:
     assert doctor(machine) == (0, NEW_DEVICE)
 
 
+def test_the_units_of_the_store(machine: DeviceVM) -> None:
+    """Confined as they are, they can do their work; stopped, they have not failed."""
+    machine.run("systemctl", "start", "abupdate-store.service")
+    said = machine.run("journalctl", "-b", "-o", "cat", "-u", "abupdate-store.service").stdout
+    assert "Dropped: nothing; 0.0 MB are free again." in said
+    machine.run("systemctl", "start", "abupdate-serve.service")
+    ask = "git ls-remote -q git://127.0.0.1/store.git"
+    refs = f"for n in $(seq 60); do {ask} && exit; sleep 1; done"
+    assert "refs/tags/release/1\n" in machine.run("sh", "-c", refs).stdout
+    machine.run("systemctl", "stop", "abupdate-serve.service")
+    for unit in ("abupdate-store.service", "abupdate-serve.service"):
+        assert machine.run("systemctl", "show", "-P", "Result", unit).stdout == "success\n"
+
+
 @pytest.mark.row("U10")
 def test_status_in_the_guest_tells_everything(machine: DeviceVM) -> None:
     report = machine.status()
