@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -63,6 +64,57 @@ def test_a_bad_signature_costs_a_few_kilobytes(
         refused(site.url, 6, "revokes")
     assert site.asked == [f"/gw.bundle bytes=0-{CHUNK - 1}"]
     assert site.sent == CHUNK
+
+
+@pytest.fixture
+def in_zstd(device: Device, bundle: bytes) -> bytes:
+    """The same release in zstd."""
+    path = device.top / "full.bundle.zst"
+    if not path.exists():
+        repo = ("--repo", device.publisher, "--version", "4")
+        device.publish("bundle", *repo, "--zstd", "-o", path)
+    return path.read_bytes()
+
+
+@pytest.mark.row("S56")
+def test_in_zstd_its_signature_is_known_from_the_first_bytes_as_well(
+    device: Device, bundle: bytes, in_zstd: bytes, refused: Refused
+) -> None:
+    with serving(Site(in_zstd, breaks=[CHUNK + 1, 3 * CHUNK])) as site:
+        assert device.run("install", site.url) == 0
+        assert site.sent <= len(in_zstd) + CHUNK
+        entry = device.machine.records.history()[-1]
+        assert (entry.release, entry.detail["transferred"]) == ("4", len(in_zstd))
+        assert device.run("verify", "B") == 0
+        (device.paths.state / "trust").mkdir(exist_ok=True)
+        shutil.copy(device.top / "keys/release.pub", device.paths.state / "trust/revoked")
+        site.sent = 0
+        refused(site.url, 6, "revokes")
+    assert site.sent == CHUNK
+
+
+def test_in_zstd_by_standard_input(
+    device: Device, in_zstd: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe()
+    writer = threading.Thread(target=lambda: os.fdopen(write, "wb").write(in_zstd), daemon=True)
+    writer.start()
+    with os.fdopen(read, "rb") as source:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(source))
+        assert device.run("install", "-") == 0
+    writer.join()
+    assert device.machine.records.history()[-1].release == "4"
+
+
+def test_in_zstd_without_zstd(
+    device: Device, in_zstd: bytes, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    which = shutil.which
+    monkeypatch.setattr(
+        "abupdate.run.shutil.which",
+        lambda name, path=None: None if name == "zstd" else which(name, path=path),
+    )
+    refused(device.top / "full.bundle.zst", 11, "Install the package that has 'zstd'")
 
 
 @pytest.mark.row("U9")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -178,6 +179,22 @@ def _tags_that_git_warns_of(pack: Pack) -> None:
         pack.add("tag", b"object %s\ntype commit\ntag t%d\n\n" % (commit.encode(), number))
 
 
+def _zeros_in_zstd(raw: bytes) -> bytes:
+    """The tags of a good release, and then frames of zeros, ten gibibytes in all."""
+    beginning = raw[:4096]
+    zeros = subprocess.run(
+        ["zstd", "-q", "-c"], input=bytes(_GIB // 4), stdout=subprocess.PIPE, check=True
+    ).stdout
+    opening = struct.pack("<4sI", b"\x50\x2a\x4d\x18", len(beginning)) + beginning
+    return (
+        opening
+        + subprocess.run(
+            ["zstd", "-q", "-c"], input=raw[:-64], stdout=subprocess.PIPE, check=True
+        ).stdout
+        + 40 * zeros
+    )
+
+
 _LARGE = {
     "blob that inflates to 256 MB": Case(bundle(_zeros(_GIB // 4)), "unpacks to", NO_SPACE),
     "blob that inflates to 10 GB": Case(
@@ -186,6 +203,8 @@ _LARGE = {
     "delta that makes 256 MB": Case(bundle(_deltas(1, _GIB // 4)), "unpacks to", NO_SPACE),
     "deltas that make 10 GB": Case(
         bundle(_deltas(40, _GIB // 4)), "unpacks to", NO_SPACE, long=True),
+    "zstd that unpacks to 10 GB": Case(
+        bundle(Craft(), change=_zeros_in_zstd), "should be whole and sound zstd", SOURCE),
     "a million tiny objects": Case(
         bundle(Craft(more=lambda pack: pack.add_tiny_blobs(1_000_000))), "objects", NO_SPACE),
     "four thousand million objects, it says": Case(
