@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
+from tests.pages import Page
 from tests.slots.hostile.cases import Case
 from tests.slots.hostile.watch import Measured
 
@@ -17,45 +16,7 @@ _OF_THIS_RUN = (
     (re.compile(r"\b([0-9a-f]{7})[0-9a-f]{33,57}\b"), r"\1…"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT[\d:]+Z"), "…"),
 )
-_written: set[str] = set()
-
-
-def keep(name: str, case: Case, size: int, done: Measured) -> None:
-    """Print the row of one input; with ABUPDATE_HOSTILE=FILE, write it there."""
-    row = (
-        f"| {name} | {_size(size)} | {_sentence(done.said)} | {done.code} "
-        f"| {done.memory / _MB:.0f} | {done.disk / _MB:.1f} | {done.seconds:.1f} |\n"
-    )
-    print(row)
-    file = os.environ.get("ABUPDATE_HOSTILE")
-    if not file:
-        return
-    path = Path(file)
-    if not _written:
-        path.write_text(_TOP)
-    with path.open("a") as out:
-        if case.title not in _written:
-            out.write(f"\n## {case.title}\n\n{_HEAD}")
-            _written.add(case.title)
-        out.write(row)
-
-
-def _size(size: int) -> str:
-    if not size:
-        return "in the store"
-    return f"{size / _MB:.1f} MB" if size >= _MB // 10 else f"{-(-size // 1000)} kB"
-
-
-def _sentence(said: str) -> str:
-    """What was said after `abupdate:`, or at the end; in one line."""
-    _, found, error = said.partition("abupdate: ")
-    text = error if found else said.strip().splitlines()[-1]
-    for pattern, instead in _OF_THIS_RUN:
-        text = pattern.sub(instead, text)
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-_HEAD = """\
+_HEAD = """
 | input | its size | what is said | exit | MB of memory | MB of disk | seconds |
 |---|---|---|---|---|---|---|
 """
@@ -71,3 +32,29 @@ Memory: the processes of the command together, git among them, each at its worst
 they share counted in each. Disk: by what the data partition grew at its worst, and what
 programs print into files. Seconds: of a machine with other work.
 """
+_page = Page("ABUPDATE_HOSTILE", _TOP)
+
+
+def keep(name: str, case: Case, size: int, done: Measured) -> None:
+    """Print the row of one input; with ABUPDATE_HOSTILE=FILE, write it there."""
+    row = (
+        f"| {name} | {_size(size)} | {_sentence(done.said)} | {done.code} "
+        f"| {done.memory / _MB:.0f} | {done.disk / _MB:.1f} | {done.seconds:.1f} |\n"
+    )
+    print(row)
+    _page.add(case.title, row, _HEAD)
+
+
+def _size(size: int) -> str:
+    if not size:
+        return "in the store"
+    return f"{size / _MB:.1f} MB" if size >= _MB // 10 else f"{-(-size // 1000)} kB"
+
+
+def _sentence(said: str) -> str:
+    """What was said after `abupdate:`, or at the end; in one line."""
+    _, found, error = said.partition("abupdate: ")
+    text = error if found else said.strip().splitlines()[-1]
+    for pattern, instead in _OF_THIS_RUN:
+        text = pattern.sub(instead, text)
+    return " ".join(text.split()).replace("|", "\\|")
