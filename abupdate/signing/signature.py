@@ -27,7 +27,7 @@ from abupdate.release.tag import (
     parse_tag,
 )
 from abupdate.release.version import Version
-from abupdate.run import Result, run, stream
+from abupdate.run import Result, Sandbox, run, stream
 from abupdate.signing.signers import Signer, TrustFiles, check_krl, check_revoked, read_signers
 
 __all__ = [
@@ -123,7 +123,7 @@ def _signer(
             f"releases are signed for {NAMESPACE!r}.",
         )
     with tempfile.TemporaryDirectory(prefix="abupdate-") as folder:
-        check = _Check(tag, max(tag.tagger_time, not_before), Path(folder))
+        check = _Check(tag, max(tag.tagger_time, not_before), Path(folder), trust.sandbox)
         check.prepare(signers)
         signer = check.signer(signers)
         check.signature(signer)
@@ -139,10 +139,19 @@ class _Check:
     tag: SignedText
     when: int
     folder: Path
+    sandbox: Sandbox | None
 
     def prepare(self, signers: tuple[Signer, ...]) -> None:
-        (self.folder / "signers").write_text("".join(signer.line() for signer in signers))
-        (self.folder / "signature").write_bytes(self.tag.armoured)
+        self.folder.chmod(0o711)
+        self._put("signers", "".join(signer.line() for signer in signers).encode())
+        self._put("signature", self.tag.armoured)
+
+    def _put(self, name: str, content: bytes) -> Path:
+        """Nothing of it is secret, and another user is to read it."""
+        path = self.folder / name
+        path.write_bytes(content)
+        path.chmod(0o644)
+        return path
 
     def signer(self, signers: tuple[Signer, ...]) -> Signer:
         """The listed signer whose key made the signature and is valid at `when`."""
@@ -181,7 +190,7 @@ class _Check:
 
     def not_revoked(self, signer: Signer, revoked: Path) -> None:
         """The signer's key is not in a revocation file."""
-        if self._verify(signer, "-r", revoked).code != 0:
+        if self._verify(signer, "-r", self._put("revoked", revoked.read_bytes())).code != 0:
             check_krl(revoked)
             raise TagRefusedError(
                 Reason.REVOKED,
@@ -198,7 +207,13 @@ class _Check:
         moment = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(self.when))
         files = ("-s", self.folder / "signature", f"-Overify-time={moment}")
         argv = ("ssh-keygen", "-Y", action, *arguments, *files)
-        return run(argv, stdin=self.tag.payload, timeout=_SSH_SECONDS, ok=range(256))
+        return run(
+            argv,
+            stdin=self.tag.payload,
+            timeout=_SSH_SECONDS,
+            ok=range(256),
+            sandbox=self.sandbox,
+        )
 
 
 def _utc(seconds: int) -> str:

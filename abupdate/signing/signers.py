@@ -26,7 +26,7 @@ from abupdate.release.tag import (
     fingerprint,
     ssh_strings,
 )
-from abupdate.run import run
+from abupdate.run import Sandbox, run
 
 _MAX_FILE = 1024 * 1024
 _KRL_MAGIC = b"SSHKRL\n\0"
@@ -52,11 +52,13 @@ class TrustFiles:
     `allowed_signers`: files in ssh-keygen's format, read as one; a file that
     does not exist is refused, so leave out what is optional. `revoked`: KRLs or
     lists of public keys; each may be empty but must exist, and a key that one of
-    them names is revoked.
+    them names is revoked. `sandbox`: who ssh-keygen runs as, since what it checks is
+    somebody else's.
     """
 
     allowed_signers: tuple[Path, ...]
     revoked: tuple[Path, ...] = ()
+    sandbox: Sandbox | None = None
 
     def require_keys(self) -> None:
         """Raise `TagRefusedError` where no signature would be believed, before one is fetched."""

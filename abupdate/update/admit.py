@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from abupdate.bundle.branch import Unsigned
 from abupdate.bundle.candidate import Candidate, Signed
@@ -135,7 +135,7 @@ class _Judge:
     def __init__(
         self, machine: Machine, settings: Settings, events: Events, early: Early, heard: Heard
     ) -> None:
-        self._trusted = trust.trust_files(machine.paths)
+        self._trusted = replace(trust.trust_files(machine.paths), sandbox=machine.sandbox)
         self._trusted.require_keys()
         self._not_before = trust.not_before(machine.paths)
         self._machine = machine

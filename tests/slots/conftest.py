@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -108,8 +109,27 @@ def shared_plain_device() -> Iterator[Device]:
     device.close()
 
 
+@pytest.fixture(scope="module")
+def own_releases(shared_plain_device: Device) -> Iterator[None]:
+    """What a file of tests publishes is gone after it: others use the same versions."""
+    top, publisher = shared_plain_device.top, shared_plain_device.publisher
+    saved = top / "saved-publisher"
+    if not saved.exists():
+        subprocess.run(["cp", "-a", publisher, saved], check=True)
+    before = {path.name for path in top.iterdir()}
+    keys = {path.name for path in (top / "keys").iterdir()}
+    yield
+    new = [path for path in top.iterdir() if path.name not in before]
+    new += [path for path in (top / "keys").iterdir() if path.name not in keys]
+    for path in new:
+        if not path.name.startswith("saved") and not os.path.ismount(path):
+            subprocess.run(["rm", "-rf", path], check=True)
+    shutil.rmtree(publisher)
+    subprocess.run(["cp", "-a", saved, publisher], check=True)
+
+
 @pytest.fixture
-def plain_device(shared_plain_device: Device) -> Device:
+def plain_device(shared_plain_device: Device, own_releases: None) -> Device:
     """Release 1 in A, nothing in B, nothing remembered; ESP and data are folders."""
     return put_back(shared_plain_device)
 
