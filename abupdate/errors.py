@@ -115,6 +115,10 @@ class TerminatedError(AbupdateError):
     exit_code = ExitCode.TERMINATED
 
 
+# More of its arguments tells nobody anything.
+_LONGEST_COMMAND = 300
+
+
 class ProgramError(DeviceFaultError):
     """Another program failed; callers translate it where they know better."""
 
@@ -123,7 +127,10 @@ class ProgramError(DeviceFaultError):
     ) -> None:
         outcome = "failed" if code is None else _outcome(code)
         detail = f": {stderr.strip()}" if stderr.strip() else ""
-        super().__init__(f"'{' '.join(argv)}' {outcome}{detail}", hint)
+        command = " ".join(argv)
+        if len(command) > _LONGEST_COMMAND:
+            command = f"{command[:_LONGEST_COMMAND]}…"
+        super().__init__(f"'{command}' {outcome}{detail}", hint)
         self.argv = argv
         self.code = code
         self.stderr = stderr

@@ -196,3 +196,5 @@ if __name__ == "__main__":
         recode(sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[1]), int(sys.argv[2]))
     except (_WrongError, zlib.error) as error:
         sys.exit(str(error))
+    except MemoryError:
+        sys.exit("there is not enough memory to unpack it")

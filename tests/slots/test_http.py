@@ -106,15 +106,16 @@ def test_in_zstd_by_standard_input(
     assert device.machine.records.history()[-1].release == "4"
 
 
-def test_in_zstd_without_zstd(
-    device: Device, in_zstd: bytes, monkeypatch: pytest.MonkeyPatch, refused: Refused
+@pytest.mark.parametrize("missing", ["zstd", "python3"])
+def test_in_zstd_without_what_unpacks_it(
+    device: Device, in_zstd: bytes, monkeypatch: pytest.MonkeyPatch, refused: Refused, missing: str
 ) -> None:
     which = shutil.which
     monkeypatch.setattr(
         "abupdate.run.shutil.which",
-        lambda name, path=None: None if name == "zstd" else which(name, path=path),
+        lambda name, path=None: None if name == missing else which(name, path=path),
     )
-    refused(device.top / "full.bundle.zst", 11, "Install the package that has 'zstd'")
+    refused(device.top / "full.bundle.zst", 11, f"Install the package that has '{missing}'")
 
 
 @pytest.mark.row("U9")
