@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 import selectors
@@ -158,9 +159,14 @@ def run_small(*argv: Argument, timeout: float = 60.0) -> None:
 
         # sh's own time limit looks ten times a second only, and so takes that long.
         timer = threading.Timer(timeout, end)
-        timer.start()
         try:
+            timer.start()
             running.wait()
+        except sh.ErrorReturnCode:
+            raise
+        except BaseException:  # a signal to us: do not leave it behind
+            running.kill()
+            raise
         finally:
             timer.cancel()
     except sh.ErrorReturnCode as error:
@@ -397,9 +403,13 @@ class Stream:
 
     def close(self) -> None:
         """End the program if it still runs, and free its pipes."""
-        if self._process.poll() is None:
+        try:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+        except BaseException:  # another signal to us
             self._process.kill()
-            self._process.wait()
+            raise
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None and not pipe.closed:
                 with contextlib.suppress(BrokenPipeError):
@@ -434,10 +444,13 @@ def stream(
                 env=_environment(env),
                 cwd=cwd,
                 bufsize=1024 * 1024,
-                pipesize=PIPE_SIZE,
             )
         except OSError as error:
             raise _not_started(shown, error) from error
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # a user has so many large ones
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         handle = Stream(process, shown, log)
         try:
             yield handle

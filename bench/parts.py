@@ -19,7 +19,8 @@ from abupdate.run import Argument, run
 from abupdate.store.capture import capture
 from abupdate.store.content import open_commit
 from abupdate.store.materialise.plan import plan_from
-from abupdate.store.repository import Repository, chunks
+from abupdate.store.readable import chunks
+from abupdate.store.repository import Repository
 from bench import device, image_updaters, trees
 from bench.device import Bundles
 

@@ -16,7 +16,7 @@ from abupdate.errors import AbupdateError, SourceError
 from abupdate.events import Events
 from abupdate.release.tag import MAX_COSIGNERS, is_cosigner
 from abupdate.release.version import Version
-from abupdate.store.repository import Readable
+from abupdate.store.readable import Readable
 
 MAX_PREREQUISITES = 64
 

@@ -24,7 +24,8 @@ from abupdate.bundle.quarantine import Room, drop_quarantine, migrate
 from abupdate.errors import RefusedError, SourceError
 from abupdate.events import Events
 from abupdate.release.tag import Statement
-from abupdate.store.repository import Readable, Repository
+from abupdate.store.readable import Readable
+from abupdate.store.repository import Repository
 
 # Where a release's tags are looked for, before all else has come.
 _LOOKS = (4096, 16384, 65536)

@@ -16,7 +16,8 @@ from abupdate.bundle.packstart import end_of_tags
 from abupdate.errors import UsageError
 from abupdate.release.tag import MAX_TAG, parse_tag
 from abupdate.release.version import Version
-from abupdate.store.repository import Repository, chunks
+from abupdate.store.readable import chunks
+from abupdate.store.repository import Repository
 
 _SIGNATURE = b"# v"
 

@@ -21,7 +21,7 @@ from typing import IO
 from abupdate.bundle import recode
 from abupdate.errors import SourceError
 from abupdate.run import Argument, Result, Sandbox, Stream, stream
-from abupdate.store.repository import Readable
+from abupdate.store.readable import Readable
 
 MAX_BEGINNING = 64 * 1024
 

@@ -11,7 +11,8 @@ from abupdate.release.version import Version
 from abupdate.store.changes import Change, same_content
 from abupdate.store.content import open_commit
 from abupdate.store.manifest import Kind, escape
-from abupdate.store.repository import Repository, chunks
+from abupdate.store.readable import chunks
+from abupdate.store.repository import Repository
 
 SCHEMA_VERSION = 1
 

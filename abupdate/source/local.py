@@ -16,7 +16,7 @@ from abupdate.errors import SourceError
 from abupdate.release.tag import Statement
 from abupdate.release.version import Version
 from abupdate.source.source import Arriving, Into
-from abupdate.store.repository import Readable
+from abupdate.store.readable import Readable
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from abupdate.release.channel import MAX_TAGS, ChannelTag, check_channel, parse_
 from abupdate.release.tag import MAX_COSIGNERS, MAX_TAG, Statement, is_cosigner, parse_tag
 from abupdate.release.version import Version
 from abupdate.source.source import LEAST_RATE, Arriving, Into, is_graphic
-from abupdate.store.repository import Readable, Repository, Way
+from abupdate.store.readable import Readable
+from abupdate.store.repository import Repository, Way
 
 _RELEASE, _CHANNEL, _BRANCH = "release/", "channel/", "branch/"
 _SCHEMES = ("http", "https", "ssh", "git", "file")

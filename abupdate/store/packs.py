@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +34,12 @@ class Packs:
 
 def count(repository: Repository) -> Packs:
     """What lies in a repository."""
-    files = list(_files(repository))
-    return Packs(
-        sum(path.suffix == ".pack" for path in files), sum(path.stat().st_size for path in files)
-    )
+    number = size = 0
+    for path in _files(repository):
+        with suppress(FileNotFoundError):  # tidied up meanwhile
+            size += path.stat().st_size
+            number += path.suffix == ".pack"
+    return Packs(number, size)
 
 
 def leftovers(repository: Repository) -> list[Path]:
@@ -73,22 +76,9 @@ def repack(repository: Repository, commits: Sequence[str] = ()) -> None:
     to stays. Raises `NoSpaceError` when both do not fit beside each other, as a rule before
     it begins; the old packs are whole then.
     """
+    require_room(repository, commits)
     old = list(_files(repository))
     wanted = "".join(f"{commit}\n" for commit in commits).encode()
-    size = int(
-        repository.git(
-            "rev-list", "--all", "--objects", "--disk-usage", "--stdin",
-            stdin=wanted, timeout=_REPACK_SECONDS,
-        ).stdout
-    )  # fmt: skip
-    disk = os.statvfs(repository.path)
-    free = disk.f_bavail * disk.f_frsize
-    if free < size + _ROOM:
-        raise NoSpaceError(
-            f"To tidy up the store {size + _ROOM} bytes should be free for a moment, "
-            f"found {free} on the disk of {repository.path}.",
-            "Free space on that disk.",
-        )
     folder = repository.path / "objects" / "pack"
     try:
         written = repository.git(
@@ -107,6 +97,26 @@ def repack(repository: Repository, commits: Sequence[str] = ()) -> None:
     failpoint("packed")
     repository.as_owner("rm", "-f", "--", *sorted(gone, key=lambda path: _ORDER.index(path.suffix)))
     repository.as_owner("sync", folder)
+
+
+def require_room(
+    repository: Repository, commits: Sequence[str], without: Sequence[str] = ()
+) -> None:
+    """Raise `NoSpaceError` where `repack` would not fit, once the refs `without` are gone."""
+    found = repository.git(
+        "rev-list", *(f"--exclude={ref}" for ref in without), "--all",
+        "--objects", "--disk-usage", "--stdin",
+        stdin="".join(f"{commit}\n" for commit in commits).encode(), timeout=_REPACK_SECONDS,
+    )  # fmt: skip
+    size = int(found.stdout)
+    disk = os.statvfs(repository.path)
+    free = disk.f_bavail * disk.f_frsize
+    if free < size + _ROOM:
+        raise NoSpaceError(
+            f"To tidy up the store {size + _ROOM} bytes should be free for a moment, "
+            f"found {free} on the disk of {repository.path}.",
+            "Free space on that disk.",
+        )
 
 
 def _files(repository: Repository) -> Iterator[Path]:

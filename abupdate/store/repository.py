@@ -16,11 +16,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from abupdate.errors import NoSpaceError, NotTrustedError, ProgramError, SourceError
 from abupdate.run import Argument, Ended, Result, Sandbox, Stream, run, run_untrusted, stream
+from abupdate.store.readable import Readable, chunks
 from abupdate.store.reader import ObjectReader
+from abupdate.store.tagged import TaggedPack
 
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -71,27 +72,13 @@ _FULL = 64 * 1024
 _FULL_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 # git's words for what is no fault of what it was given, in the locale that it runs in.
 _DISK_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
-_CHUNK = 256 * 1024
 # pack-objects goes by the last 16 bytes of a path.
 _HINT = 64
 _LONGEST_PATH = 1024 * 1024
 _LONG = 6 * 3600.0
 _YEARS = 100_000_000
+_LARGEST_TAG = 1024 * 1024
 _MOST_SAID = 16 * 1024
-
-
-class Readable(Protocol):
-    """A source of bytes that need not be seekable; `b""` is its end."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes."""
-        ...
-
-
-def chunks(source: Readable) -> Iterator[bytes]:
-    """All of a source, piece by piece."""
-    while chunk := source.read(_CHUNK):
-        yield chunk
 
 
 @dataclass(frozen=True)
@@ -337,7 +324,7 @@ class Repository:
         small: bool = False,
         count: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Readable]:
-        """The pack of a bundle: tags, first of all, their commit, and all of its tree.
+        """The pack of a bundle: tags, first of all and whole, their commit, and all of its tree.
 
         With `since` (commits that the receiver has) a thin pack of what they
         lack. The commits need no common history: the difference of the trees is
@@ -351,15 +338,20 @@ class Repository:
             # What a capture has made is deltas to neighbours; those to the old release are
             # smaller, by a tenth of the bundle.
             arguments.append("--no-reuse-delta")
+        with self.reader() as reader:
+            found = [reader.read(oid, "tag", _LARGEST_TAG) for oid in tags]
         with self._stream(*arguments, stdin=True, stdout=True) as git:
-            # git reads all of its list before it writes.
-            git.stdin.write(self._pack_list(tags, commit, since, count))
-            git.stdin.close()
-            yield _Finished(git)
+            # git reads all of its list before it writes; where it ended, it is told at the end.
+            wanted = self._pack_list(commit, since, count)
+            with suppress(BrokenPipeError):
+                git.stdin.write(wanted)
+            with suppress(BrokenPipeError):
+                git.stdin.close()
+            pack = _Finished(git)
+            yield TaggedPack(pack, found, self.object_format) if found else pack
 
     def _pack_list(
         self,
-        tags: Sequence[str],
         commit: str,
         since: Sequence[str],
         count: Callable[[int], None],
@@ -370,7 +362,7 @@ class Repository:
             for oid in self._objects(old):
                 wanted.pop(oid, None)
         lines = [f"-{old}".encode() for old in since]
-        lines += [name.encode() for name in (*tags, commit)]
+        lines.append(commit.encode())
         lines += [oid.encode() + b" " + path for oid, path in wanted.items()]
         return b"".join(line + b"\n" for line in lines)
 

@@ -109,7 +109,7 @@ def check(machine: Machine, events: Events) -> list[Stored]:
 def prune(machine: Machine, keep: int, events: Events) -> Pruned:
     """Drop the releases that nothing wants, and make one pack of the rest.
 
-    Right again from any point. Raises `NoSpaceError` before packs are touched.
+    Right again from any point. Raises `NoSpaceError` before anything is dropped.
     """
     require_root()
     with job(machine.paths.runtime, "store prune"):
@@ -118,8 +118,14 @@ def prune(machine: Machine, keep: int, events: Events) -> Pruned:
         packs.clear_leftovers(store)
         before = packs.count(store)
         dropped = [one.release for one in listed if not one.wanted_by]
+        # Also what no ref tells any more, for a slot holds it.
+        wanted = [name for name in _wanted(machine) if store.kind(name) == "commit"]
         with events.step("prune", "Drop what nothing needs"):
             if dropped:
+                gone = [
+                    f"{Version(release).ref}{more}" for release in dropped for more in ("", "+*")
+                ]
+                packs.require_room(store, wanted, without=gone)
                 # Until the packs are made anew; a rerun sees it, though no ref tells any more.
                 store.as_owner("touch", store.path / _PENDING)
             for release in dropped:
@@ -127,19 +133,15 @@ def prune(machine: Machine, keep: int, events: Events) -> Pruned:
                 for signer in cosignatures(store, version):
                     store.delete_ref(f"{version.ref}+{signer}")
                 store.delete_ref(version.ref)
+            if dropped:
+                entry = HistoryEntry("pruned", now(), detail={"dropped": dropped})
+                attempt_note(lambda: machine.records.append(entry), events.warning, "history")
             failpoint("refs-dropped")
             if (store.path / _PENDING).exists() or before.count > MAX_PACKS:
-                # Also what no ref tells any more, for a slot holds it.
-                packs.repack(
-                    store, [name for name in _wanted(machine) if store.kind(name) == "commit"]
-                )
+                packs.repack(store, wanted)
                 failpoint("repacked")
                 store.as_owner("rm", "-f", "--", store.path / _PENDING)
-        done = Pruned(tuple(dropped), before, packs.count(store))
-        if dropped:
-            entry = HistoryEntry("pruned", now(), detail={"dropped": dropped})
-            attempt_note(lambda: machine.records.append(entry), events.warning, "history")
-        return done
+        return Pruned(tuple(dropped), before, packs.count(store))
 
 
 def serve(machine: Machine, address: str, port: int) -> None:

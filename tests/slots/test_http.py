@@ -17,7 +17,7 @@ from abupdate.config import SourceSection
 from abupdate.disk.layout import Slot
 from abupdate.events import Events
 from abupdate.source.http import Download, HttpSource
-from abupdate.store.repository import chunks
+from abupdate.store.readable import chunks
 from tests.slots.device import Device, Refused, make_release, snapshot, within_memory
 from tests.slots.rootfs import make_rootfs
 from tests.slots.webserver import Site, serving

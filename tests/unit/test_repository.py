@@ -17,7 +17,8 @@ from abupdate.run import Sandbox
 from abupdate.store import names
 from abupdate.store.capture import Captured, capture
 from abupdate.store.content import open_commit
-from abupdate.store.repository import Repository, chunks
+from abupdate.store.readable import chunks
+from abupdate.store.repository import Repository
 from tests.unit.test_capture import Member, file, folder, make_tar
 
 HOSTILE_NAMES = [
