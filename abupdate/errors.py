@@ -115,6 +115,10 @@ class TerminatedError(AbupdateError):
     exit_code = ExitCode.TERMINATED
 
 
+class MissingProgramError(DeviceFaultError):
+    """What this needs is not installed."""
+
+
 # More of its arguments tells nobody anything.
 _LONGEST_COMMAND = 300
 

@@ -30,7 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from abupdate.errors import OUT_OF_MEMORY_HINT, AbupdateError, DeviceFaultError, ProgramError
+from abupdate.errors import (
+    OUT_OF_MEMORY_HINT,
+    AbupdateError,
+    DeviceFaultError,
+    MissingProgramError,
+    ProgramError,
+)
 
 Argument = str | bytes | os.PathLike[str]
 
@@ -470,11 +476,12 @@ def _argv(argv: Sequence[Argument], sandbox: Sandbox | None) -> tuple[str, ...]:
 
 
 def require_programs(names: Iterable[str]) -> None:
-    """Raise `DeviceFaultError` unless all of these programs are installed."""
+    """Raise `MissingProgramError` unless all of these programs are installed."""
     missing = sorted(name for name in names if shutil.which(name, path=SEARCH_PATH) is None)
     if missing:
-        packages = sorted({PACKAGES.get(name, name) for name in missing})
-        raise DeviceFaultError(
+        known = {**PACKAGES, **OPTIONAL_PACKAGES}
+        packages = sorted({known.get(name, name) for name in missing})
+        raise MissingProgramError(
             f"This needs {' and '.join(missing)}, and found none in {SEARCH_PATH}.",
             f"Install what has it (in Debian: {' '.join(packages)}).",
         )

@@ -29,9 +29,24 @@ from abupdate.store.repository import Repository
 
 # Where a release's tags are looked for, before all else has come.
 _LOOKS = (4096, 16384, 65536)
-# A bundle in zstd has about two thirds of the bytes of the plain one, and a third of what lies
-# open in between; so this is for what nobody has made yet.
-_LESS_IN_ZSTD, _OPEN_TIMES = 2, 8
+_HEADER_LIMIT = 1024 * 1024
+# What a bundle in zstd may unpack to where nobody says what fits.
+_OPEN_TIMES = 16
+
+
+def read_header(source: Readable) -> BundleHeader:
+    """What a bundle of either form says that it holds. Raises `SourceError`."""
+    return _beginning(CountedSource(source, _HEADER_LIMIT))[0]
+
+
+def _beginning(source: CountedSource) -> tuple[BundleHeader, CountedSource, bool]:
+    """The header, what comes after it at first, and whether the bundle is in zstd."""
+    in_zstd = zstd.is_zstd(source.peek(zstd.MAGIC_SIZE))
+    first = source
+    if in_zstd:
+        beginning = zstd.read_beginning(source)
+        first = CountedSource(io.BytesIO(beginning), len(beginning))
+    return parse_header(first), first, in_zstd
 
 
 class Received(Signed):
@@ -95,15 +110,15 @@ class Incoming:
         self._store = store
         self._max_bytes = max_bytes
         self._source = CountedSource(source, max_bytes, events, total)
-        self._in_zstd = zstd.is_zstd(self._source.peek(zstd.MAGIC_SIZE))
-        first = self._source
-        if self._in_zstd:
-            beginning = zstd.read_beginning(self._source)
-            first = CountedSource(io.BytesIO(beginning), len(beginning))
-        self.header = parse_header(first)
+        self.header, first, self._in_zstd = _beginning(self._source)
         self.version = self.header.version
         self._refuse_unfit()
         self.statement = self._first_look(first)
+        if self._in_zstd and self.statement is None:
+            raise SourceError(
+                "A bundle in zstd should begin with its tags, and this one does not.",
+                "`abupdate publish bundle --zstd` makes them.",
+            )
 
     def _refuse_unfit(self) -> None:
         header, store = self.header, self._store
@@ -139,9 +154,8 @@ class Incoming:
         if not self._in_zstd:
             yield self._source, self._max_bytes
             return
-        most = _LESS_IN_ZSTD * self._max_bytes
-        open_bytes = self._room.most_bytes(bases) if self._room else _OPEN_TIMES * most
-        with zstd.unpacked(self._source, self._store.sandbox, open_bytes) as whole:
+        most = self._room.most_bytes(bases) if self._room else _OPEN_TIMES * self._max_bytes
+        with zstd.unpacked(self._source, self._store.sandbox, most) as whole:
             bundle = CountedSource(whole, most)
             if parse_header(bundle) != self.header:
                 raise SourceError(
@@ -157,8 +171,8 @@ class Incoming:
         large; nothing is left then.
         """
         bases = len({oid for oid, _ in self.header.prerequisites})
-        with self._pack(bases) as (pack, max_bytes):
-            quarantine = take_in(pack, self._store, bases, max_bytes, self._room)
+        with self._pack(bases) as (pack, most):
+            quarantine = take_in(pack, self._store, bases, most, self._room)
         received = Received(self.header, quarantine, self._store)
         try:
             received.transferred = self._source.transferred

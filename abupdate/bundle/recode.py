@@ -26,8 +26,18 @@ _KINDS = {1, 2, 3, 4, _OFFSET_DELTA, _OBJECT_DELTA}
 _LONGEST_NUMBER = 9
 
 
+# Exit codes: the bundle is wrong, lies open in more bytes than allowed, or memory is short.
+WRONG, TOO_LARGE, NO_MEMORY = 1, 3, 4
+
+
 class _WrongError(Exception):
     """What the bundle is not as it should be in."""
+
+    code = WRONG
+
+
+class _TooLargeError(_WrongError):
+    code = TOO_LARGE
 
 
 class _Input:
@@ -38,7 +48,20 @@ class _Input:
         self._left = limit
         self._data = b""
         self._at = 0
+        self._digest = hashlib.sha256()
         self.position = 0
+
+    def begin(self, object_format: str) -> None:
+        """A pack begins."""
+        self._digest = hashlib.new(object_format)
+
+    def end(self) -> None:
+        """A pack ends with the hash of itself, and with it the file."""
+        expected = self._digest.digest()
+        if self.take(len(expected)) != expected:
+            raise _WrongError("its pack has another hash than it says")
+        if self.peek(1):
+            raise _WrongError("it goes on after the end of its pack")
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, fewer at the end."""
@@ -48,6 +71,7 @@ class _Input:
 
     def skip(self, size: int) -> None:
         """Go on by bytes that were seen."""
+        self._digest.update(memoryview(self._data)[self._at : self._at + size])
         self._at += size
         self.position += size
 
@@ -63,7 +87,7 @@ class _Input:
         chunk = self._file.read(_CHUNK)
         self._left -= len(chunk)
         if self._left < 0:
-            raise _WrongError("it unpacks to more than a release for this device can have")
+            raise _TooLargeError
         self._data, self._at = self._data[self._at :] + chunk, 0
         return bool(chunk)
 
@@ -73,7 +97,7 @@ class _Output:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._digest = hashlib.sha1()  # noqa: S324 - what git made it of
+        self._digest = hashlib.sha256()
         self.position = 0
 
     def begin(self, object_format: str) -> None:
@@ -97,6 +121,7 @@ def recode(source: BinaryIO, target: BinaryIO, level: int, limit: int) -> None:
     reader, writer = _Input(source, limit), _Output(target)
     object_format = _header(reader, writer)
     digest_size = hashlib.new(object_format).digest_size
+    reader.begin(object_format)
     writer.begin(object_format)
     opening = reader.take(12)
     if not opening.startswith(b"PACK\0\0\0\2"):
@@ -118,10 +143,8 @@ def recode(source: BinaryIO, target: BinaryIO, level: int, limit: int) -> None:
         elif kind == _OBJECT_DELTA:
             writer.write(reader.take(digest_size))
         _content(reader, writer, size, level)
+    reader.end()
     writer.end()
-    reader.take(digest_size)
-    if reader.peek(1):
-        raise _WrongError("it goes on after the end of its pack")
 
 
 def _header(reader: _Input, writer: _Output) -> str:
@@ -195,6 +218,7 @@ if __name__ == "__main__":
     try:
         recode(sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[1]), int(sys.argv[2]))
     except (_WrongError, zlib.error) as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(error.code if isinstance(error, _WrongError) else WRONG)
     except MemoryError:
-        sys.exit("there is not enough memory to unpack it")
+        sys.exit(NO_MEMORY)

@@ -51,7 +51,7 @@ def create(
         tags = [tag_oid, *cosigned.values()]
         bases = [oid for oid, _ in needed]
         with (
-            tempfile.NamedTemporaryFile(dir=out.parent) if in_zstd else nullcontext(file) as plain,
+            tempfile.TemporaryFile(dir=out.parent) if in_zstd else nullcontext(file) as plain,
             repository.packing(tags, commit, bases, small=True) as pack,
         ):
             plain.write(format_header(header))

@@ -5,28 +5,39 @@ the bundle, and then the bundle, whose objects lie open. So `zstd -d` makes of i
 git takes, and a device knows who has signed it from its first kilobytes. There the objects are
 deflated again on their way to the store. Format: RFC 8878, docs/release-format.md.
 
-zstd and the script that deflates run as the user of the store, within its limits.
+zstd and the script that deflates run as the user of the store, within its limits. Other
+formats that the program knows are not taken; what it needs for them is bounded, too.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import select
+import selectors
+import signal
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from abupdate.bundle import recode
-from abupdate.errors import SourceError
-from abupdate.run import Argument, Result, Sandbox, Stream, stream
+from abupdate.bundle.header import CountedSource
+from abupdate.errors import (
+    OUT_OF_MEMORY_HINT,
+    DeviceFaultError,
+    NoSpaceError,
+    ProgramError,
+    SourceError,
+)
+from abupdate.run import Argument, Sandbox, Stream, require_programs, stream
 from abupdate.store.readable import Readable
 
 MAX_BEGINNING = 64 * 1024
 
 MAGIC_SIZE = 4
-_MAGIC = b"\x50\x2a\x4d\x18"
+_MAGIC, _FRAME = b"\x50\x2a\x4d\x18", b"\x28\xb5\x2f\xfd"
 _OPENING = struct.Struct("<4sI")
 _CHUNK = 64 * 1024
 _OPEN, _DEFLATED = 0, 6
@@ -35,6 +46,9 @@ _LONG = 6 * 3600.0
 _WINDOW_BITS = 24
 _MEMORY = 1 << (_WINDOW_BITS + 1)
 _LEVEL = 19
+_PROGRAMS = ("zstd", "python3")
+# The program takes xz and others as well, whatever memory it is told.
+_ADDRESSES = 200_000_000
 
 
 def is_zstd(first: bytes) -> bool:
@@ -52,19 +66,28 @@ def read_beginning(source: Readable) -> bytes:
 
 
 @contextmanager
-def unpacked(source: Readable, sandbox: Sandbox | None, limit: int) -> Iterator[Readable]:
-    """The bundle, from what is left of `source`; at most `limit` bytes lie open in between."""
+def unpacked(source: CountedSource, sandbox: Sandbox | None, limit: int) -> Iterator[Readable]:
+    """The bundle, from what is left of `source`; at most `limit` bytes lie open in between.
+
+    Raises `SourceError`, and `NoSpaceError` for more than that, also where it is read.
+    """
+    require_programs(_PROGRAMS)
+    if source.peek(MAGIC_SIZE) != _FRAME:
+        raise _damaged("its second frame is none of zstd")
+    if sandbox is not None:
+        sandbox = replace(sandbox, memory=min(sandbox.memory, _ADDRESSES))
     zstd = ["zstd", "--decompress", "--stdout", "--quiet", f"--memory={_MEMORY}"]
     with (
         stream(zstd, stdin=True, stdout=True, sandbox=sandbox) as opener,
         _recoding(opener.stdout, _DEFLATED, limit, sandbox) as deflater,
     ):
         opener.stdout.close()
-        yield _Unpacked(source, opener, deflater)
+        yield _Unpacked(source, opener, deflater, limit)
 
 
 def pack_up(bundle: IO[bytes], beginning: bytes, out: IO[bytes]) -> None:
     """Write a bundle in zstd; `beginning` are those of its bytes that tell who has signed it."""
+    require_programs(_PROGRAMS)
     out.write(_OPENING.pack(_MAGIC, len(beginning)) + beginning)
     out.flush()
     argv: list[Argument] = ["zstd", "--compress", "--stdout", "--quiet", "--threads=0"]
@@ -74,7 +97,14 @@ def pack_up(bundle: IO[bytes], beginning: bytes, out: IO[bytes]) -> None:
         stream(argv, stdin=opener.stdout, stdout=out) as zstd,
     ):
         opener.stdout.close()
-        zstd.finish(timeout=_LONG)
+        try:
+            zstd.finish(timeout=_LONG)
+        except ProgramError as error:
+            if os.strerror(errno.ENOSPC) in error.stderr:
+                raise NoSpaceError(
+                    "The disk that the bundle is written to is full.", "Free space on that disk."
+                ) from error
+            raise
         opener.finish(timeout=_LONG)
 
 
@@ -92,58 +122,67 @@ def _recoding(
 class _Unpacked:
     """What comes out, while what is there is put in."""
 
-    def __init__(self, source: Readable, opener: Stream, deflater: Stream) -> None:
+    def __init__(self, source: Readable, opener: Stream, deflater: Stream, limit: int) -> None:
         self._source = source
         self._opener = opener
         self._deflater = deflater
-        self._input: int | None = opener.stdin.fileno()
-        self._output = deflater.stdout.fileno()
+        self._limit = limit
         self._waiting = b""
-        os.set_blocking(self._input, False)
+        os.set_blocking(opener.stdin.fileno(), False)
+        self._ready = selectors.DefaultSelector()
+        self._ready.register(opener.stdin, selectors.EVENT_WRITE)
+        self._ready.register(deflater.stdout, selectors.EVENT_READ)
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes. Raises `SourceError`."""
         while True:
-            inputs = [] if self._input is None else [self._input]
-            ready, writable, _ = select.select([self._output], inputs, [])
-            if ready:
-                found = os.read(self._output, size)
+            ready = [key.fileobj for key, _ in self._ready.select()]
+            if self._deflater.stdout in ready:
+                found = os.read(self._deflater.stdout.fileno(), size)
                 if not found:
                     self._finish()
                 return found
-            if writable:
-                self._feed()
+            self._feed()
 
     def _feed(self) -> None:
-        assert self._input is not None
         self._waiting = self._waiting or self._source.read(_CHUNK)
         try:
-            written = os.write(self._input, self._waiting)
+            written = os.write(self._opener.stdin.fileno(), self._waiting)
         except BrokenPipeError:
             self._waiting = b""  # its own words tell why
         else:
             self._waiting = self._waiting[written:]
             if written:
                 return
+        self._ready.unregister(self._opener.stdin)
         self._opener.stdin.close()
-        self._input = None
 
     def _finish(self) -> None:
-        """Raise `SourceError` unless both have ended well, and at the end of the source."""
+        """Raise unless both have ended well, and at the end of the source."""
         ended = [
             program.finish(ok=range(-64, 256), timeout=_LONG)
             for program in (self._opener, self._deflater)
         ]
-        # Who is killed for writing to the other has nothing to tell.
-        for one in sorted(ended, key=lambda one: one.code < 0):
-            if one.code:
-                raise _damaged(_said(one))
-        if self._waiting or self._input is not None or self._source.read(1):
+        opened, deflated = ended
+        killed = any(one.code < 0 and one.code != -signal.SIGPIPE for one in ended)
+        short = "not enough memory" in opened.stderr.lower() or "I/O thread" in opened.stderr
+        if killed or short or deflated.code == recode.NO_MEMORY:
+            raise DeviceFaultError(
+                "Unpacking the bundle was ended, or there is not enough memory for it.",
+                OUT_OF_MEMORY_HINT,
+            )
+        if deflated.code == recode.TOO_LARGE:
+            raise NoSpaceError(
+                f"The bundle unpacks to more than {self._limit >> 20} MiB, which is more than a "
+                "release for this device can have.",
+                "Take the bundle that was made for this device.",
+            )
+        # Who writes to one that has gone has nothing to tell, nor who reads what ends early.
+        for one in (opened, deflated):
+            if one.code > 0:
+                raise _damaged(one.stderr.strip()[-300:] or f"unpacking it ended with {one.code}")
+        if self._waiting or not self._opener.stdin.closed or self._source.read(1):
             raise _damaged("it goes on after its end")
-
-
-def _said(ended: Result) -> str:
-    return ended.stderr.strip()[-300:] or f"unpacking it ended with {ended.code}"
 
 
 def _exactly(source: Readable, size: int) -> bytes:

@@ -185,11 +185,11 @@ def arm(context: Context) -> None:
 
 
 def cancel(context: Context) -> None:
-    """Stop the install that runs; the running slot stays what boots next."""
+    """Stop the install that runs, or `store prune`; the running slot stays what boots next."""
     from abupdate.update.cancel import cancel as run_cancel
 
     run_cancel(machine_of(context))
-    print("The install is stopped; the booted slot stays what boots next.")
+    print("It is stopped; the booted slot stays what boots next.")
 
 
 def rollback(

@@ -239,10 +239,11 @@ def bundle(
     """
     from abupdate.bundle.write import create
     from abupdate.publish import publisher
+    from abupdate.update.job import signals_raise
 
     repository = publisher.open_repository(repo)
     older = [_version(text) for text in since or []]
-    with _told_files():
+    with _told_files(), signals_raise():
         header = create(repository, _version(version), older, output, in_zstd=in_zstd)
     print(f"bundle    {output}, {output.stat().st_size} bytes")
     print(f"release   {version}, tag {header.tag_oid}")

@@ -16,8 +16,7 @@ from typing import IO
 
 from abupdate.bundle.branch import check_branch
 from abupdate.bundle.candidate import cosignatures, signed_releases
-from abupdate.bundle.header import CountedSource, parse_header
-from abupdate.bundle.read import Incoming
+from abupdate.bundle.read import Incoming, read_header
 from abupdate.errors import (
     NothingToDoError,
     NotTrustedError,
@@ -37,7 +36,8 @@ from abupdate.store.content import CommitContent, open_commit
 from abupdate.store.repository import Repository
 
 _WAITING = "refs/abupdate/commits/"
-_HEADER_LIMIT = 1024 * 1024
+# Bytes: somebody checks a file of his own.
+_LARGEST = 1 << 50
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,8 @@ def check_bundle(
     """
     trust.require_keys()
     with _opened(bundle) as file:
-        limit = os.fstat(file.fileno()).st_size
-        header = parse_header(CountedSource(file, _HEADER_LIMIT))
+        size = os.fstat(file.fileno()).st_size
+        header = read_header(file)
     with tempfile.TemporaryDirectory(prefix="abupdate-") as folder:
         store = Repository.create(
             Path(folder) / "store.git",
@@ -270,7 +270,7 @@ def check_bundle(
         )
         with (
             _opened(bundle) as file,
-            Incoming(file, store, limit, events, limit).receive() as received,
+            Incoming(file, store, _LARGEST, events, size).receive() as received,
         ):
             verified = believe(received.statement, trust, 0)
             with open_commit(
@@ -282,9 +282,9 @@ def check_bundle(
                         f"The tag is signed for {verified.compatible}, the release inside "
                         f"is for {release.compatible}."
                     )
-                files, size = content.hash_all()
+                files, content_size = content.hash_all()
     needs = tuple(comment or oid for oid, comment in header.prerequisites)
-    return Checked(verified, release, files, size, needs)
+    return Checked(verified, release, files, content_size, needs)
 
 
 def releases(repository: Repository) -> list[Listed]:

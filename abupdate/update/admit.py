@@ -20,6 +20,7 @@ from abupdate.config import Settings
 from abupdate.errors import (
     AbupdateError,
     BehindError,
+    MissingProgramError,
     NoSpaceError,
     NotTrustedError,
     ProgramError,
@@ -85,7 +86,9 @@ Accept = Callable[[Examined], None]
 
 # What another source may not be at fault of. How large a bundle says that it is, nobody has
 # signed; and a program that is missing is one that this kind of source needs.
-_OF_THE_SOURCE = (SourceError, NotTrustedError, NoSpaceError, BehindError, ProgramError)
+_OF_THE_SOURCE = (
+    SourceError, NotTrustedError, NoSpaceError, BehindError, ProgramError, MissingProgramError,
+)  # fmt: skip
 
 
 @contextmanager

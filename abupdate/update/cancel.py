@@ -1,4 +1,4 @@
-"""Ending the install that another process runs.
+"""Ending the install, or the tidying up of the store, that another process runs.
 
 What it leaves is what a power cut leaves at the same place, but for its mounts,
 which it undoes: the booted slot is what boots next, and the other one is out
@@ -12,7 +12,7 @@ import select
 import signal
 
 from abupdate.errors import DeviceFaultError, NothingToDoError, RefusedError
-from abupdate.update.job import running_job
+from abupdate.update.job import STOPPABLE, running_job
 from abupdate.update.slots import Machine, require_root
 
 # Until a process that was told to stop has: an unmount writes what is in memory first.
@@ -20,7 +20,7 @@ _PATIENCE = 120.0  # seconds
 
 
 def cancel(machine: Machine, patience: float = _PATIENCE) -> None:
-    """End the install that runs, and wait until it has ended.
+    """End the install (or `store prune`) that runs, and wait until it has ended.
 
     Raises `NothingToDoError` when none does, or it ended before it could be
     stopped, `RefusedError` for another job, `DeviceFaultError` when it does not
@@ -32,9 +32,10 @@ def cancel(machine: Machine, patience: float = _PATIENCE) -> None:
     if running is None:
         raise NothingToDoError("No install is running.", "`abupdate status` tells what is.")
     what, pid = running.get("job"), running.get("pid")
-    if what != "install" or not isinstance(pid, int):
+    if what not in STOPPABLE or not isinstance(pid, int):
         raise RefusedError(
-            f"Only an install can be cancelled, and {what or 'another job'!r} is running.",
+            f"Only {' and '.join(STOPPABLE)} can be cancelled, and {what or 'another job'!r} "
+            "is running.",
             "It is over in a moment; wait for it.",
         )
     before = len(machine.records.history())
@@ -50,7 +51,7 @@ def cancel(machine: Machine, patience: float = _PATIENCE) -> None:
         signal.pidfd_send_signal(process, signal.SIGTERM)
         if not select.select([process], [], [], patience)[0]:
             raise DeviceFaultError(
-                f"The install (process {pid}) was told to stop, and still runs after "
+                f"'{what}' (process {pid}) was told to stop, and still runs after "
                 f"{patience:g} seconds.",
                 f"It is in a step that cannot be stopped, or the disk hangs: kill -9 {pid} "
                 "is safe at any time.",

@@ -21,6 +21,8 @@ from types import FrameType
 from abupdate.errors import BusyError, TerminatedError
 from abupdate.failpoints import failpoint
 
+# What takes long, and may be stopped at any moment.
+STOPPABLE = ("install", "store prune")
 _LOOKS, _LOOK = 5, 0.02  # seconds
 
 
@@ -101,7 +103,7 @@ def _held(fd: int) -> bool:
 def _busy(record: Path) -> BusyError:
     found = _read(record)
     holder = f"'{found.get('job')}' (process {found.get('pid')})" if found else "another command"
-    stop = " `abupdate cancel` stops it." if found and found.get("job") == "install" else ""
+    stop = " `abupdate cancel` stops it." if found and found.get("job") in STOPPABLE else ""
     return BusyError(
         f"Only one job can run at a time, and {holder} is running.", f"Try again later.{stop}"
     )

@@ -22,12 +22,13 @@ def device(plain_device: Device) -> Device:
     return plain_device
 
 
-def hanging(device: Device, point: str) -> subprocess.Popen[str]:
-    """An install that came as far as this failpoint."""
-    process = start_apart(device, f"{point}:hang", "install", device.top / "2.bundle")
+def hanging(device: Device, point: str, *command: str) -> subprocess.Popen[str]:
+    """A command, an install as a rule, that came as far as this failpoint."""
+    words = command or ("install", str(device.top / "2.bundle"))
+    process = start_apart(device, f"{point}:hang", *words)
     assert process.stderr is not None
     while f"failpoint {point}" not in (line := process.stderr.readline()):
-        assert line, "the install ended"
+        assert line, "it ended"
     return process
 
 
@@ -50,6 +51,19 @@ def test_cancelled_anywhere(device: Device, point: str, capsys: pytest.CaptureFi
     assert (state.slot, state.good, state.trial) == ("A", "Ax", "x")
     assert device.run("install", device.top / "2.bundle") == 0
     assert device.run("verify", "B") == 0
+
+
+@pytest.mark.parametrize("point", ["refs-dropped", "packed"])
+def test_tidying_up_is_stopped_as_well(device: Device, point: str) -> None:
+    """It takes long on a slow disk, and nobody has asked for it just now."""
+    assert device.run("install", "--no-arm", device.top / "2.bundle") == 0
+    assert device.run("install", "--no-arm", device.top / "3.bundle") == 0
+    process = hanging(device, point, "store", "prune")
+    assert device.run("cancel") == 0
+    process.communicate()
+    assert process.returncode == 143
+    assert device.run("store", "prune") == 0
+    assert device.run("store", "check") == 0
 
 
 def test_nothing_to_cancel(device: Device, capsys: pytest.CaptureFixture[str]) -> None:

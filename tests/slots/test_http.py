@@ -115,7 +115,8 @@ def test_in_zstd_without_what_unpacks_it(
         "abupdate.run.shutil.which",
         lambda name, path=None: None if name == missing else which(name, path=path),
     )
-    refused(device.top / "full.bundle.zst", 11, f"Install the package that has '{missing}'")
+    refused(device.top / "full.bundle.zst", 11, f"This needs {missing}, and found none")
+    assert device.run("install", device.top / "full.bundle.zst", device.top / "2.bundle") == 0
 
 
 @pytest.mark.row("U9")

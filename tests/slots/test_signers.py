@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from abupdate.bundle.candidate import cosignatures
+from abupdate.bundle.read import Incoming
+from abupdate.events import Events
 from abupdate.release.version import Version
 from abupdate.signing.signers import TrustFiles
 from abupdate.store.repository import Repository
@@ -86,6 +88,16 @@ def test_the_same_key_under_two_names(device: Device, trusted: Path, refused: Re
     trusted.write_text(f"{line}\nbob{line.removeprefix('release')}\n")
     cosign(device, "bob", key="release")
     refused(bundled(device), 6, "1 of its signatures can be believed")
+
+
+def test_all_of_them_are_known_from_the_first_bytes(device: Device) -> None:
+    """Also where their tags are so alike that git would make them deltas of each other."""
+    for name in ("bob", "carol"):
+        cosign(device, name)
+    with bundled(device).open("rb") as file:
+        incoming = Incoming(file, device.machine.store(), 1 << 30, Events())
+        assert incoming.statement is not None
+        assert incoming.statement.cosigned.keys() == {"bob", "carol"}
 
 
 def test_a_tag_under_another_name(device: Device, refused: Refused) -> None:

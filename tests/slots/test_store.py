@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from abupdate.disk.layout import Slot
+from abupdate.release.version import Version
 from abupdate.store import packs
 from tests.slots.apart import run_apart
 from tests.slots.device import NOBODY, Device
@@ -130,6 +131,8 @@ def test_without_room_the_packs_stay(
     assert device.run("store", "prune") == 8
     assert "should be free for a moment, found 4096" in capsys.readouterr().err
     monkeypatch.undo()
+    assert device.machine.store().resolve(Version("1").ref) is not None
+    assert device.machine.records.history()[-1].event != "pruned"
     assert_whole(device)
     assert device.run("store", "prune") == 0
     assert packs.count(device.machine.store()).count == 1

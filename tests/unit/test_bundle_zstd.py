@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
 import os
 import pwd
 import random
+import signal
 import struct
 import subprocess
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +21,7 @@ from abupdate.bundle import recode
 from abupdate.bundle.quarantine import Room
 from abupdate.bundle.read import Incoming
 from abupdate.bundle.write import create
-from abupdate.errors import AbupdateError, ExitCode, ProgramError, SourceError, UsageError
+from abupdate.errors import AbupdateError, DeviceFaultError, ExitCode, UsageError
 from abupdate.events import Events
 from abupdate.release.version import Version
 from abupdate.run import Sandbox
@@ -127,7 +132,7 @@ class TestGood:
         self, sha256: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("abupdate.run.SEARCH_PATH", "/nonexistent")
-        with pytest.raises(ProgramError, match="not found"):
+        with pytest.raises(DeviceFaultError, match="git not found"):
             create(sha256.repository, ONE, [], tmp_path / "x", in_zstd=True)
         assert names(tmp_path) == []
 
@@ -220,17 +225,61 @@ class TestHostile:
             assert error.exit_code == ExitCode.SOURCE
 
     def test_more_than_a_slot_has_room_for(self, small: bytes, device256: Device) -> None:
-        """Many zeros, as one object, and as a text that does not end."""
+        """An object of 128 MiB that lies open; a header that does not end."""
         room = Room(1 << 20, 1000)
-        header = beginning_of(small)
-        cut = header.index(b"PACK") + 12
-        zeros = bytes(1 << 27)
-        for content in (header[:cut] + b"\xb0\x80\x80\x80\x80\x01" + zeros, header[:99] + zeros):
-            raw = small[: 8 + len(header)] + zstd(stdin=content)
+        beginning = beginning_of(small)
+        opening = beginning[: beginning.index(b"PACK") + 12]
+        size = 1 << 27
+        large = b"\xb0\x80\x80\x80\x04" + zlib.compress(bytes(size), 0)
+        for content, code in (
+            (opening + large, ExitCode.NO_SPACE),
+            (beginning[:99] + bytes(size), ExitCode.SOURCE),
+        ):
+            raw = small[: 8 + len(beginning)] + zstd(stdin=content)
             incoming = Incoming(Pipe(raw), device256.store, LIMIT, Events(), room=room)
-            with pytest.raises(SourceError):
+            with pytest.raises(AbupdateError) as caught:
                 incoming.receive()
+            assert caught.value.exit_code == code
             assert names(device256.folder / "spool") == []
+
+    @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bytes])
+    def test_another_format_behind_the_beginning(
+        self, small: bytes, device256: Device, compress: Callable[[bytes], bytes]
+    ) -> None:
+        """zstd, the program, would take them."""
+        first = small[: 8 + len(beginning_of(small))]
+        error = refused(device256, first + compress(zstd("-d", stdin=small)))
+        assert "its second frame is none of zstd" in error.message
+
+    def test_a_pack_with_another_hash(self, small: bytes, device256: Device) -> None:
+        plain = bytearray(zstd("-d", stdin=small))
+        plain[-1] ^= 1
+        first = small[: 8 + len(beginning_of(small))]
+        error = refused(device256, first + zstd(stdin=bytes(plain)))
+        assert "another hash than it says" in error.message
+
+    def test_a_beginning_without_the_tags(self, small: bytes, device256: Device) -> None:
+        """Nothing of it is unpacked for somebody whom nobody knows yet."""
+        beginning = beginning_of(small)
+        header = beginning[: beginning.index(b"PACK")]
+        rest = small[8 + len(beginning) :]
+        error = refused(device256, _MAGIC + struct.pack("<I", len(header)) + header + rest)
+        assert "should begin with its tags" in error.message
+
+    @pytest.mark.parametrize("name", ["zstd", "python3"])
+    def test_one_of_its_programs_is_killed(
+        self, small: bytes, device256: Device, name: str
+    ) -> None:
+        class Killing(Pipe):
+            def read(self, size: int, /) -> bytes:
+                for pid in Path("/proc/thread-self/children").read_text().split():
+                    if Path(f"/proc/{pid}/comm").read_text().startswith(name):
+                        os.kill(int(pid), signal.SIGKILL)
+                return super().read(size)
+
+        with pytest.raises(DeviceFaultError, match="Unpacking the bundle was ended"):
+            Incoming(Killing(small), device256.store, LIMIT, Events()).receive()
+        assert names(device256.folder / "spool") == []
 
     def test_a_window_that_is_too_large(self, small: bytes, device256: Device) -> None:
         plain = zstd("-d", stdin=small)

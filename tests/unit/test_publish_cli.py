@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -158,6 +160,31 @@ def test_a_tar_on_standard_input(
     commit = shell.field("commit")
     assert shell.publish(f"commit root.tar --version 1 {GW}") == 0
     assert shell.field("commit") == commit
+
+
+class TestInZstd:
+    def test_it_is_verified_as_the_plain_one(self, published: Shell) -> None:
+        for number, since in ((1, ""), (2, " --since 1")):
+            words = f"--repo r.git --version {number}{since}"
+            assert published.publish(f"bundle {words} --zstd -o {number}.zst") == 0
+        verify = "verify {}.zst --allowed-signers keys/allowed_signers{}"
+        assert published.publish(verify.format(1, "")) == 0
+        assert published.field("release").startswith("1 for")
+        assert published.publish(verify.format(2, " --repo r.git")) == 0
+        Path("1.zst").write_bytes(Path("1.zst").read_bytes()[:-9])
+        assert published.publish(verify.format(1, "")) == ExitCode.SOURCE
+
+    def test_a_signal_leaves_nothing(
+        self, published: Shell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stopped(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        before = sorted(Path().iterdir())
+        monkeypatch.setattr("abupdate.bundle.zstd.pack_up", stopped)
+        words = "--repo r.git --version 1 --zstd -o 1.zst"
+        assert published.publish(f"bundle {words}") == ExitCode.TERMINATED
+        assert sorted(Path().iterdir()) == before
 
 
 class TestAVersionIsPublishedOnce:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.errors import DeviceFaultError, NotTrustedError, SourceError
+from abupdate.errors import DeviceFaultError, NotTrustedError, ProgramError, SourceError
 from abupdate.events import Events
 from abupdate.run import Sandbox
 from abupdate.store import names
@@ -251,6 +251,26 @@ def write_pack(path: Path, blobs: list[bytes]) -> None:
                 size >>= 7
             write(bytes(head) + zlib.compress(blob, 0))
         out.write(digest.digest())
+
+
+def test_a_git_that_ends_before_it_knows_what_to_pack(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [file(f"f{number}", b"%d" % number) for number in range(2000)]
+    captured = take(repository, *files)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").write_text(
+        '#!/bin/sh\ncase "$*" in *pack-objects*) echo fatal: no >&2; exit 128;; esac\n'
+        'exec /usr/bin/git "$@"\n'
+    )
+    (programs / "git").chmod(0o755)
+    monkeypatch.setattr("abupdate.run.SEARCH_PATH", f"{programs}:/usr/bin:/bin")
+    with (
+        pytest.raises(ProgramError, match="fatal: no"),
+        repository.packing([], captured.commit) as pack,
+    ):
+        b"".join(chunks(pack))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run git within limits")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from abupdate.errors import DeviceFaultError, ProgramError
+from abupdate.errors import DeviceFaultError, ProgramError, TerminatedError
 from abupdate.run import Sandbox, run, run_small, stream
 
 
@@ -90,6 +91,21 @@ class TestThroughSh:
     def test_its_environment_is_scrubbed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("GREETING", "hello")
         run_small("sh", "-c", "test -z $GREETING")
+
+    def test_a_signal_to_us_ends_it(self) -> None:
+        def stop(*_: object) -> None:
+            raise TerminatedError("stopped")
+
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        try:
+            with pytest.raises(TerminatedError):
+                run_small("sleep", "61.25")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        time.sleep(0.2)
+        assert run(["pgrep", "-f", "^/.*sleep 61.25"], ok=(0, 1)).code == 1
 
     def test_no_memory_for_a_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def failing(_: threading.Thread) -> None:
