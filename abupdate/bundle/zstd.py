@@ -80,9 +80,10 @@ def unpacked(source: CountedSource, sandbox: Sandbox | None, limit: int) -> Iter
     with (
         stream(zstd, stdin=True, stdout=True, sandbox=sandbox) as opener,
         _recoding(opener.stdout, _DEFLATED, limit, sandbox) as deflater,
+        selectors.DefaultSelector() as ready,
     ):
         opener.stdout.close()
-        yield _Unpacked(source, opener, deflater, limit)
+        yield _Unpacked(source, opener, deflater, ready, limit)
 
 
 def pack_up(bundle: IO[bytes], beginning: bytes, out: IO[bytes]) -> None:
@@ -122,14 +123,21 @@ def _recoding(
 class _Unpacked:
     """What comes out, while what is there is put in."""
 
-    def __init__(self, source: Readable, opener: Stream, deflater: Stream, limit: int) -> None:
+    def __init__(
+        self,
+        source: Readable,
+        opener: Stream,
+        deflater: Stream,
+        ready: selectors.BaseSelector,
+        limit: int,
+    ) -> None:
         self._source = source
         self._opener = opener
         self._deflater = deflater
         self._limit = limit
         self._waiting = b""
         os.set_blocking(opener.stdin.fileno(), False)
-        self._ready = selectors.DefaultSelector()
+        self._ready = ready
         self._ready.register(opener.stdin, selectors.EVENT_WRITE)
         self._ready.register(deflater.stdout, selectors.EVENT_READ)
 
