@@ -161,7 +161,11 @@ def run_small(*argv: Argument, timeout: float = 60.0) -> None:
 
         def end() -> None:
             late.set()
-            running.kill()
+            kill()
+
+        def kill() -> None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                running.kill()
 
         # sh's own time limit looks ten times a second only, and so takes that long.
         timer = threading.Timer(timeout, end)
@@ -171,7 +175,7 @@ def run_small(*argv: Argument, timeout: float = 60.0) -> None:
         except sh.ErrorReturnCode:
             raise
         except BaseException:  # a signal to us: do not leave it behind
-            running.kill()
+            kill()
             raise
         finally:
             timer.cancel()
