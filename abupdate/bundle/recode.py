@@ -218,7 +218,7 @@ if __name__ == "__main__":
     try:
         recode(sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[1]), int(sys.argv[2]))
     except (_WrongError, zlib.error) as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         sys.exit(error.code if isinstance(error, _WrongError) else WRONG)
     except MemoryError:
         sys.exit(NO_MEMORY)

@@ -180,7 +180,7 @@ def _tags_that_git_warns_of(pack: Pack) -> None:
 
 
 def _zeros_in_zstd(raw: bytes) -> bytes:
-    """The tags of a good release, and then frames of zeros, ten gibibytes in all."""
+    """A beginning that tells no signer, and then frames of zeros, ten gibibytes in all."""
     beginning = raw[:4096]
     zeros = subprocess.run(
         ["zstd", "-q", "-c"], input=bytes(_GIB // 4), stdout=subprocess.PIPE, check=True
@@ -204,7 +204,7 @@ _LARGE = {
     "deltas that make 10 GB": Case(
         bundle(_deltas(40, _GIB // 4)), "unpacks to", NO_SPACE, long=True),
     "zstd that unpacks to 10 GB": Case(
-        bundle(Craft(), change=_zeros_in_zstd), "should be whole and sound zstd", SOURCE),
+        bundle(Craft(), change=_zeros_in_zstd), "should begin with its tags", SOURCE),
     "a million tiny objects": Case(
         bundle(Craft(more=lambda pack: pack.add_tiny_blobs(1_000_000))), "objects", NO_SPACE),
     "four thousand million objects, it says": Case(
