@@ -16,7 +16,7 @@ from tests.grub.cases import Case, block, full, pairs, spread, triples
 from tests.grub.grubbox import Disk
 from tests.grub.sweep import Difference, sweep
 
-SAMPLE = int(os.environ.get("ABUPDATE_GRUB_SAMPLE", "100"))
+SAMPLE = int(os.environ.get("ABUPDATE_GRUB_SAMPLE", "50"))
 
 
 def none_differs(found: Iterable[Difference]) -> None:

@@ -27,7 +27,7 @@ from tests.slots.rootfs import make_rootfs
 RELEASE = b"format = 1\n"
 
 # Random pairs of trees; ABUPDATE_TREES=3000 takes a larger spread (six a second).
-EXAMPLES = int(os.environ.get("ABUPDATE_TREES", "120"))
+EXAMPLES = int(os.environ.get("ABUPDATE_TREES", "80"))
 
 
 @dataclass
@@ -120,7 +120,7 @@ def test_every_process_of_a_read_back_tells_what_it_finds(bench: Bench) -> None:
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     # A slow example that fails would be shrunk for many minutes; it is small as it is.

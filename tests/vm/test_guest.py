@@ -143,8 +143,10 @@ def test_the_units_of_the_store(machine: DeviceVM) -> None:
     assert "Dropped: nothing; 0.0 MB are free again." in said
     machine.run("systemctl", "start", "abupdate-serve.service")
     ask = "git ls-remote -q git://127.0.0.1/store.git"
-    refs = f"for n in $(seq 60); do {ask} && exit; sleep 1; done"
-    assert "refs/tags/release/1\n" in machine.run("sh", "-c", refs).stdout
+    refs = f"for n in $(seq 30); do {ask} && exit; sleep 1; done"
+    found = machine.run("sh", "-c", refs).stdout
+    said = machine.run("journalctl", "-b", "-o", "cat", "-u", "abupdate-serve.service").stdout
+    assert "refs/tags/release/1\n" in found, said
     machine.run("systemctl", "stop", "abupdate-serve.service")
     for unit in ("abupdate-store.service", "abupdate-serve.service"):
         assert machine.run("systemctl", "show", "-P", "Result", unit).stdout == "success\n"
