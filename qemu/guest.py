@@ -52,7 +52,7 @@ PACKAGES = (
 EXCLUDED = (
     *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"),
     *("/usr/share/lintian/*", "/usr/share/bug/*", "/usr/share/grub/*", "/usr/lib/udev/hwdb.d/*"),
-    *("/usr/lib/git-core/git-daemon", "/usr/lib/git-core/git-http-push"),
+    "/usr/lib/git-core/git-http-push",
     *("/usr/lib/git-core/git-imap-send", "/usr/lib/git-core/git-http-backend"),
     *(
         f"/usr/lib/modules/*/kernel/{folder}/*"
