@@ -10,8 +10,6 @@ from typing import Any
 from abupdate.health.check import UnhealthyError
 from abupdate.run import run
 
-# `podman inspect` says much about a container; a name is a line in the configuration.
-
 
 def failed_units(may_fail: Sequence[str], timeout: float) -> str:
     """No unit has failed, but for those that match a pattern of `may_fail`."""

@@ -39,7 +39,9 @@ def job(runtime: Path, what: str) -> Iterator[None]:
     try:
         if not _lock(fd):
             raise _busy(record)
-        with signals_raise():  # from before it can be found, and told to stop
+        with signals_raise(
+            "the booted slot stays what boots next"
+        ):  # from before it can be found, and told to stop
             record.write_text(json.dumps({"job": what, "pid": os.getpid(), "since": time.time()}))
             failpoint("locked")
             yield
@@ -118,12 +120,15 @@ def _read(record: Path) -> dict[str, object] | None:
 
 
 @contextmanager
-def signals_raise() -> Iterator[None]:
-    """In the block SIGTERM and SIGHUP raise `TerminatedError`, so that children are ended, too."""
+def signals_raise(then: str = "run it again") -> Iterator[None]:
+    """In the block SIGTERM and SIGHUP raise `TerminatedError`, so that children are ended, too.
+
+    `then`: what people are told of what comes after.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        raise TerminatedError(f"Stopped by {name}; the booted slot stays what boots next.")
+        raise TerminatedError(f"Stopped by {name}; {then}.")
 
     # Not where it is ignored, as under nohup.
     wanted = [

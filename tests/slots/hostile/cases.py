@@ -203,7 +203,7 @@ _LARGE = {
     "delta that makes 256 MB": Case(bundle(_deltas(1, _GIB // 4)), "unpacks to", NO_SPACE),
     "deltas that make 10 GB": Case(
         bundle(_deltas(40, _GIB // 4)), "unpacks to", NO_SPACE, long=True),
-    "zstd that unpacks to 10 GB": Case(
+    "zstd without its tags, 10 GB of zeros behind": Case(
         bundle(Craft(), change=_zeros_in_zstd), "should begin with its tags", SOURCE),
     "a million tiny objects": Case(
         bundle(Craft(more=lambda pack: pack.add_tiny_blobs(1_000_000))), "objects", NO_SPACE),
