@@ -143,6 +143,15 @@ class HooksSection(_Section):
     )
 
 
+class EtcSection(_Section):
+    """[etc]: what the owner changed in /etc, when a release brings another."""
+
+    policy: dict[str, Literal["merge", "mine", "theirs", "drop"]] = Field(
+        default={},
+        description="Pattern of paths below /etc → what is done about a change; see docs/etc.md.",
+    )
+
+
 class SourceSection(_Section):
     """[source]: how releases are fetched."""
 
@@ -201,6 +210,7 @@ class Settings(_Section):
     trust: TrustSection = TrustSection()
     install: InstallSection = InstallSection()
     hooks: HooksSection = HooksSection()
+    etc: EtcSection = EtcSection()
     source: SourceSection = SourceSection()
     store: StoreSection = StoreSection()
 

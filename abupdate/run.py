@@ -46,6 +46,7 @@ PACKAGES = {
     **dict.fromkeys(("chown", "cp", "mv", "rm", "sync", "tee"), "coreutils"),
     **dict.fromkeys(("mount", "umount"), "mount"),
     **dict.fromkeys(("prlimit", "setpriv", "unshare"), "util-linux"),
+    **dict.fromkeys(("diff", "diff3"), "diffutils"),
     "git": "git",
     "grub-editenv": "grub-common",
     "ssh-keygen": "openssh-client",

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
 
 
 def _build(arguments: Sequence[str]) -> typer.Typer:
-    """The command with its verbs; `publish` and `store` only when asked for or listed."""
+    """The command with its verbs; some groups of them only when asked for or listed."""
     import typer
 
     from abupdate.cli import device, trial
@@ -80,6 +80,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
 
         app.command()(serve)
         app.add_typer(store, name="store", help="The releases that this device keeps.")
+    if not words or words[0] == "etc":
+        from abupdate.cli.etc import etc
+
+        app.add_typer(etc, name="etc", help="Your changes in /etc of the running slot.")
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish
 

@@ -111,6 +111,10 @@ def status_text(report: StatusReport) -> str:
         lines.append(f"  failed   {', '.join(report.failed)}: not tried again by itself")
     if report.job:
         lines.append(f"  job      {report.job.get('job', 'unknown')} is running")
+    if report.etc is not None:
+        lines += [f"  conflict {told}" for told in report.etc.conflicts]
+        if report.etc.conflicts:
+            lines.append("           `abupdate etc resolve PATH` when you have looked at it")
     lines += [f"  problem  {problem}" for problem in report.problems]
     return "\n".join(lines)
 

@@ -239,6 +239,13 @@ def mounted(device: Path, target: Path, options: str) -> Iterator[Path]:
 
 
 @contextmanager
+def bound(folder: Path, target: Path) -> Iterator[Path]:
+    """A filesystem a second time, read-only, without what is mounted in it."""
+    with _mounted("none", "bind,ro", folder, target):
+        yield target
+
+
+@contextmanager
 def _mounted(kind: str, options: str, what: str | Path, target: Path) -> Iterator[None]:
     """A signal that stops us is heard before it or after it.
 

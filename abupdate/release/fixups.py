@@ -6,10 +6,10 @@ of the release, in its manifest and so under its signature.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 from abupdate.errors import SourceError
+from abupdate.globs import glob
 from abupdate.release.metadata import NEVER_WRITTEN
 from abupdate.store.manifest import Entry, Kind, escape, line_at, parse_line
 
@@ -58,27 +58,11 @@ def _unfit(entry: Entry, what: str) -> SourceError:
 
 def declared(patterns: Sequence[str]) -> Callable[[bytes], bool]:
     """Whether a path is among those that `fixups_write` of a release.toml allows."""
-    allowed = [re.compile(_expression(pattern), re.DOTALL) for pattern in patterns]
+    allowed = [glob(pattern) for pattern in patterns]
 
     def asked(path: bytes) -> bool:
         if path.partition(b"/")[0].decode("latin-1") in NEVER_WRITTEN:
             return False
-        return any(pattern.fullmatch(path) for pattern in allowed)
+        return any(meant(path) for meant in allowed)
 
     return asked
-
-
-def _expression(pattern: str) -> bytes:
-    """`**` stands for any number of parts, none included, so that `a/**` has `a` as well."""
-    parts = []
-    for part in pattern.encode().split(b"/"):
-        if part != b"**":
-            words = re.split(rb"([*?])", part)
-            parts.append(b"/" + b"".join(_WILD.get(word, re.escape(word)) for word in words))
-        elif not parts or parts[-1] != _ANY:  # two of them say no more than one
-            parts.append(_ANY)
-    return b"".join(parts)[1:]
-
-
-_ANY = rb"(?:/[^/]+)*"
-_WILD = {b"*": rb"[^/]*", b"?": rb"[^/]"}

@@ -1,47 +1,82 @@
 """The `/etc` of the next slot: the owner's changes go along, the booted slot's stay as they are.
 
-`/etc` is an overlay whose upper directory belongs to one slot. An install
-gives the target a copy of the booted slot's upper directory, made beside and
-renamed, so that a fallback finds its own `/etc` untouched. A file that the
-owner changed wins as a whole over the new release's.
+`/etc` is an overlay whose upper folder belongs to one slot. An install merges what
+the owner changed in the booted slot onto the new release's defaults (`abupdate.etc.merge`)
+and writes that as the target's upper folder, made beside and renamed, so that a
+fallback finds its own `/etc` untouched. What became of it is in `merge.json` beside it.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+from abupdate.config import Settings
+from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
-from abupdate.errors import NoSpaceError, ProgramError
+from abupdate.errors import NoSpaceError
+from abupdate.etc.merge import Merged, merge
+from abupdate.etc.policy import Policy
+from abupdate.etc.text import merge_text
+from abupdate.etc.tree import read_overlay, read_tree
+from abupdate.etc.upper import write_upper
+from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.run import run
-from abupdate.update.records import sync_directory
+from abupdate.store.manifest import escape
+from abupdate.update.carried import RECORD, Carried, Told, overlay
+from abupdate.update.records import sync_directory, write_json
+from abupdate.update.slots import Machine
 
-# These describe the lower directory of the slot that they come from; the
-# kernel must make them anew. `opaque` says that a directory was replaced: kept.
-_FOREIGN_ATTRIBUTES = {
-    f"{namespace}.overlay.{name}"
-    for namespace in ("trusted", "user")
-    for name in ("origin", "impure", "nlink", "upper", "redirect", "metacopy")
-}
+_READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
+# The running system may change its /etc while we read it.
+_ATTEMPTS = 3
 
 
-def carry_over(data: Path, booted: Slot | None, target: Slot) -> None:
-    """Give `target` the changes that `booted` made in `/etc` (none when booted is rescue)."""
-    base = data / "etc"
-    new, current, old = (base / f"{target}{suffix}" for suffix in (".new", "", ".old"))
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True, mode=0o755)
-    source = base / str(booted) / "upper" if booted is not None else current / "upper"
-    if source.is_dir():
-        _copy(source, new / "upper")
-        _forget_lower(new / "upper")
-    else:
-        (new / "upper").mkdir(mode=0o755)
-    (new / "work").mkdir(mode=0o700)
+def carry_over(
+    machine: Machine,
+    booted: Slot | None,
+    target: Slot,
+    device: Path,
+    release: str,
+    settings: Settings,
+    events: Events,
+) -> Carried:
+    """Give `target`, which `device` holds, the changes that `booted` made in `/etc`.
+
+    When rescue runs, `booted` is None, and the target's own changes stay. Raises `NoSpaceError`.
+    """
+    current = overlay(machine.paths, target)
+    base, new, old = current.parent, current.with_suffix(".new"), current.with_suffix(".old")
+    for attempt in range(_ATTEMPTS):
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        (new / "upper").mkdir(parents=True, mode=0o755)
+        new.chmod(0o700)
+        (new / "work").mkdir(mode=0o700)
+        try:
+            merged = _write(machine, booted, current, device, settings, new / "upper")
+            break
+        except FileNotFoundError:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise NoSpaceError(
+                f"The disk of {base} is full: your changes in /etc do not fit there again.",
+                "Free space on the data partition.",
+            ) from error
+    running = machine.records.slot(booted) if booted is not None else None
+    carried = Carried(
+        running.release if running else None,
+        release,
+        merged.changed,
+        tuple(Told(escape(one.path).decode(), one.outcome, one.text) for one in merged.findings),
+    )
+    write_json(new / RECORD, asdict(carried))
     run(["sync", "--file-system", base], timeout=300)
     if current.exists():
         current.rename(old)
@@ -49,24 +84,29 @@ def carry_over(data: Path, booted: Slot | None, target: Slot) -> None:
     sync_directory(base)
     shutil.rmtree(old, ignore_errors=True)
     failpoint("etc-merged")
+    for told in carried.conflicts:
+        events.warning(f"/etc/{told.path}: {told.text}")
+    return carried
 
 
-def _copy(source: Path, target: Path) -> None:
-    try:
-        run(["cp", "--archive", "--no-target-directory", source, target], timeout=300)
-    except ProgramError as error:
-        if os.strerror(errno.ENOSPC) in error.stderr:
-            raise NoSpaceError(
-                f"The disk of {target} is full: the changes in {source} do not fit there again.",
-                "Free space on the data partition.",
-            ) from error
-        raise
-
-
-def _forget_lower(upper: Path) -> None:
-    for directory, names, files in os.walk(upper):
-        for name in (".", *names, *files):
-            path = Path(directory, name)
-            for attribute in os.listxattr(path, follow_symlinks=False):
-                if attribute in _FOREIGN_ATTRIBUTES:
-                    os.removexattr(path, attribute, follow_symlinks=False)
+def _write(
+    machine: Machine,
+    booted: Slot | None,
+    current: Path,
+    device: Path,
+    settings: Settings,
+    upper: Path,
+) -> Merged:
+    with (
+        filesystem.mounted(device, machine.mountpoint, _READ_OPTIONS) as slot,
+        filesystem.bound(machine.paths.root, machine.lower) as running,
+    ):
+        theirs = read_tree(slot / "etc")
+        if booted is None:
+            merged = Merged(read_overlay(theirs, current / "upper"))
+        else:
+            lower = read_tree(running / "etc")
+            mine = read_overlay(lower, overlay(machine.paths, booted) / "upper")
+            merged = merge(lower, mine, theirs, Policy(settings.etc.policy), merge_text)
+        write_upper(merged.tree, theirs, upper)
+        return merged

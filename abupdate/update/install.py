@@ -36,6 +36,7 @@ from abupdate.store.outputs import NOTHING, Outputs
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update import arming, etc
 from abupdate.update.admit import Examined, Release, admit
+from abupdate.update.carried import Carried
 from abupdate.update.hooks import Hooks
 from abupdate.update.job import job, unstoppable
 from abupdate.update.prepare import (
@@ -60,7 +61,7 @@ _READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
 class Installed:
     """What an install did. `audited`: what the slot held was looked at; `seconds` by step.
 
-    `downgrade_from`: the newer release that ran.
+    `downgrade_from`: the newer release that ran. `etc`: what became of the owner's changes.
     """
 
     slot: Slot
@@ -72,6 +73,7 @@ class Installed:
     audited: bool
     transferred: int
     downgrade_from: str | None
+    etc: Carried | None
     seconds: dict[str, float]
 
 
@@ -119,7 +121,7 @@ def install(
         hooks = Hooks(machine, slot, release, events, timeout, interactive)
         try:
             hooks.before()
-            written = _write(work, release, hooks, full_verify)
+            written = _write(work, release, hooks, settings, full_verify)
             with unstoppable():
                 if arm:
                     with events.step("arm", f"Arm slot {slot}"):
@@ -136,6 +138,7 @@ def install(
                     audited=work.audited,
                     transferred=release.transferred,
                     downgrade_from=str(release.downgrade_from) if release.downgrade_from else None,
+                    etc=work.etc,
                     seconds={name: round(value, 3) for name, value in events.seconds.items()},
                 )
                 _tell_success(machine, done, release.source, events)
@@ -158,9 +161,12 @@ class _Work:
     prepared: Prepared | None = None
     audited: bool = False
     outputs: Outputs = NOTHING
+    etc: Carried | None = None
 
 
-def _write(work: _Work, release: Release, hooks: Hooks, full_verify: bool) -> Written:
+def _write(
+    work: _Work, release: Release, hooks: Hooks, settings: Settings, full_verify: bool
+) -> Written:
     """Everything between the trusted release and the complete slot, in its order."""
     machine, slot, device, events = work.machine, work.slot, work.device, work.events
     filesystem.refuse_if_in_use(device)  # again: a download and hooks may have taken an hour
@@ -183,7 +189,10 @@ def _write(work: _Work, release: Release, hooks: Hooks, full_verify: bool) -> Wr
         _read_back(work, plan, full_verify)
     hooks.after(device)
     with events.step("etc", "Carry /etc changes over"):
-        etc.carry_over(machine.paths.data, work.booted.slot, slot)
+        version = str(release.version)
+        work.etc = etc.carry_over(
+            machine, work.booted.slot, slot, device, version, settings, events
+        )
     with events.step("mark", f"Mark slot {slot} complete"):
         filesystem.relabel(device, slot.label, fresh_uuid=True)
         failpoint("label-restored")

@@ -71,6 +71,11 @@ class Machine:
         return self.paths.runtime / "slot"
 
     @property
+    def lower(self) -> Path:
+        """Where a job has the booted slot without what is mounted over its folders."""
+        return self.paths.runtime / "booted"
+
+    @property
     def overlay(self) -> Path:
         """Where a job has what fixups write over that slot, in memory."""
         return self.paths.runtime / "fixups"
@@ -79,7 +84,7 @@ class Machine:
         """Unmount what a killed run of ours left; the caller holds the lock."""
         from abupdate.disk.filesystem import unmount_leftover
 
-        for target in (self.overlay / "root", self.overlay, self.mountpoint):
+        for target in (self.overlay / "root", self.overlay, self.lower, self.mountpoint):
             unmount_leftover(target)
 
     def grubenv(self) -> Grubenv:

@@ -17,6 +17,7 @@ from abupdate.boot.state import NONE, BootState, Ustate
 from abupdate.disk.layout import Partition, Slot
 from abupdate.errors import AbupdateError, RefusedError
 from abupdate.health.mounts import TOLD, mounts_that
+from abupdate.update.carried import carried
 from abupdate.update.job import running_job
 from abupdate.update.records import Intent, SlotRecord
 from abupdate.update.slots import Booted, Machine
@@ -96,6 +97,18 @@ class InstallStatus:
 
 
 @dataclass(frozen=True)
+class EtcStatus:
+    """What the last update made of the owner's changes in /etc of the booted slot.
+
+    `changed`: how many paths they were. `conflicts`: what could not be merged, and nobody
+    has settled since (`abupdate etc resolve`).
+    """
+
+    changed: int
+    conflicts: list[str]
+
+
+@dataclass(frozen=True)
 class StatusReport:
     """All of `abupdate status --json`. Times are seconds since the epoch.
 
@@ -109,6 +122,7 @@ class StatusReport:
     slots: dict[str, SlotStatus]
     boot: BootStatus | None
     last_install: InstallStatus | None
+    etc: EtcStatus | None
     failed: list[str]
     job: dict[str, Any] | None
     problems: list[str]
@@ -131,10 +145,19 @@ def collect(machine: Machine) -> StatusReport:
         slots=slots,
         boot=_boot(state, reading.source) if state else None,
         last_install=_last_install(intent, state, working is not None) if intent else None,
+        etc=_etc(machine, booted),
         failed=[failed.release for failed in machine.records.failed()],
         job=working,
         problems=problems,
     )
+
+
+def _etc(machine: Machine, booted: Booted) -> EtcStatus | None:
+    known = carried(machine.paths, booted.slot) if booted.slot else None
+    if known is None:
+        return None
+    conflicts = [f"/etc/{told.path}: {told.text}" for told in known.conflicts]
+    return EtcStatus(known.changed, conflicts)
 
 
 def differences(

@@ -166,13 +166,13 @@ def test_etc_changes_go_along_and_stay_behind(device: Device) -> None:
     upper = device.paths.data / "etc/A/upper"
     (upper / "hostname").write_text("mine\n")
     os.setxattr(upper / "hostname", "trusted.overlay.origin", b"lower A")
-    os.mknod(upper / "deleted", 0o020000, 0)
+    os.mknod(upper / "acl", 0o020000, 0)
     assert device.run("install", device.top / "2.bundle") == 0
     other = device.paths.data / "etc/B/upper"
     assert (other / "hostname").read_text() == "mine\n"
     assert "trusted.overlay.origin" not in os.listxattr(other / "hostname")
     assert "trusted.overlay.origin" in os.listxattr(upper / "hostname")
-    assert (other / "deleted").lstat().st_mode == 0o020000
+    assert (other / "acl").lstat().st_mode == 0o020000
     assert (device.paths.data / "etc/B/work").is_dir()
 
 
