@@ -46,9 +46,11 @@ test-machines: install-tools
 test-health: install-tools
 	ABUPDATE_STORIES=docs/health-stories.md $(BIN)/pytest tests/vm/test_health.py tests/vm/test_containers.py
 
-# Every hostile input, those of 10 GB too; writes docs/hostile-inputs.md. Ten minutes.
+# Every hostile input, those of 10 GB too; writes docs/hostile-inputs.md. Then the same with the
+# other Debian's git here, and in a guest with its own. Twenty minutes.
 hostile: install-tools
 	ABUPDATE_HOSTILE=docs/hostile-inputs.md $(BIN)/pytest tests/slots/test_hostile_inputs.py tests/slots/test_other_git.py
+	$(BIN)/pytest tests/vm/test_hostile.py
 
 # A device's life, cut at thousands of places; mistakes that this must find; failing disks. An hour.
 crash-all: install-tools

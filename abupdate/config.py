@@ -9,13 +9,14 @@ an error that names the nearest known one. Every value remembers its origin.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from abupdate.errors import UsageError
 from abupdate.paths import Paths
@@ -152,6 +153,36 @@ class EtcSection(_Section):
     )
 
 
+def _folder(path: str) -> str:
+    parts = path.split("/")
+    if parts[0] or not all(parts[1:]) or {".", ".."} & set(parts) or set(path) & set(" \t,\"']"):
+        raise ValueError("a plain path from / is expected")
+    return path
+
+
+_Folder = Annotated[str, AfterValidator(_folder)]
+
+
+class StateSection(_Section):
+    """[state]: what lives on data. The initramfs reads it, in the release's config.toml alone."""
+
+    bind: tuple[_Folder, ...] = Field(
+        default=("/var", "/home", "/root"),
+        description="Folders that live on data, filled from the release at the first boot.",
+    )
+    release: tuple[_Folder, ...] = Field(
+        default=("/var/lib/dpkg", "/var/lib/opkg", "/var/lib/rpm"),
+        description="Folders in those that are the release's all the same.",
+    )
+    volatile: tuple[_Folder, ...] = Field(
+        default=(), description="Folders in memory, empty at each boot."
+    )
+    snapshot: tuple[_Folder, ...] = Field(
+        default=(),
+        description="Files and folders that a fallback finds as they were before the trial.",
+    )
+
+
 class SourceSection(_Section):
     """[source]: how releases are fetched."""
 
@@ -211,6 +242,7 @@ class Settings(_Section):
     install: InstallSection = InstallSection()
     hooks: HooksSection = HooksSection()
     etc: EtcSection = EtcSection()
+    state: StateSection = StateSection()
     source: SourceSection = SourceSection()
     store: StoreSection = StoreSection()
 
@@ -228,10 +260,14 @@ def load(paths: Paths) -> Loaded:
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     for path in paths.config_files():
-        _merge(values, origins, _read(path), str(path))
+        found = _read(path)
+        _merge(values, origins, found, str(path))
+        _check_state(str(path), found, path == paths.vendor / "config.toml")
     if paths.cmdline.is_file():
         words = paths.cmdline.read_text(errors="replace").split()
-        _merge(values, origins, _from_cmdline(words), "kernel command line")
+        found = _from_cmdline(words)
+        _merge(values, origins, found, "kernel command line")
+        _check_state("kernel command line", found, False)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -250,6 +286,27 @@ def load(paths: Paths) -> Loaded:
             "Raise confirm.deadline, or lower one of the two.",
         )
     return Loaded(settings, origins)
+
+
+def _check_state(origin: str, found: dict[str, Any], vendor: bool) -> None:
+    """[state] must be what a shell without a TOML parser can read (`initramfs/abupdate-mount`)."""
+    if "state" not in found:
+        return
+    if not vendor:
+        raise UsageError(
+            f"{origin}: [state] is read before /etc is there, in the release's config.toml alone.",
+            "Have it in the next release's /usr/lib/abupdate/config.toml.",
+        )
+    section, lists = "", set()
+    for line in Path(origin).read_text(encoding="utf-8").splitlines():
+        section = line if line.startswith("[") else section
+        if section.startswith("[state]") and re.match(r"\w+ *= *\[[^\]]*\]", line):
+            lists.add(line.partition("=")[0].strip())
+    if missing := set(found["state"]) - lists:
+        raise UsageError(
+            f"{origin}: [state] {', '.join(sorted(missing))} should be a list in one line that "
+            'begins with its name, such as bind = ["/var", "/home"], for the initramfs to read it.'
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _system(base: Path, allowed_signers: str) -> Path:
     """Layer 2."""
     project = cache.PROJECT
     sources = [project / "abupdate", project / "pyproject.toml", project / "healthcheck"]
-    sources += [project / "grub"]
+    sources += [project / "grub", project / "readonly"]
     sources += [GUEST / "files", GUEST / "units", GUEST / "system-customize"]
 
     def make(path: Path) -> None:
@@ -198,8 +198,14 @@ def _stage(stage: Path, allowed_signers: str) -> None:
     vendor = stage / "usr/lib/abupdate"
     for folder in (units, vendor / "required.d", vendor / "wanted.d"):
         folder.mkdir(parents=True, exist_ok=True)
-    health = cache.PROJECT / "healthcheck"
-    for unit in [*health.glob("abupdate-*"), *GUEST.glob("units/*")]:
+    health, readonly = cache.PROJECT / "healthcheck", cache.PROJECT / "readonly"
+    for name in ("no-packages", "host-keys"):
+        _copy(readonly / name, vendor)
+    managers = stage / "usr/local/sbin"
+    managers.mkdir(parents=True)
+    for name in ("apt", "apt-get", "dpkg"):
+        (managers / name).symlink_to("/usr/lib/abupdate/no-packages")
+    for unit in [*health.glob("abupdate-*"), *readonly.glob("*.service"), *GUEST.glob("units/*")]:
         _copy(unit, units)
     for folder in health.glob("*.target.d"):
         (units / folder.name).mkdir()
@@ -215,8 +221,9 @@ def _stage(stage: Path, allowed_signers: str) -> None:
     (vendor / "config.toml").write_text(CONFIG)
     (vendor / "allowed_signers").write_text(allowed_signers)
     for path in [stage, *stage.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-        os.utime(path, (midnight(), midnight()))
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        os.utime(path, (midnight(), midnight()), follow_symlinks=False)
 
 
 def _copy(source: Path, folder: Path) -> None:
@@ -253,6 +260,7 @@ def _write_release(release: Release, system: Path, path: Path) -> None:
     """Layer 3: the system's tar with this release's files in it, nothing else touched."""
     with tarfile.open(system) as source, tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
         waiting = _release_files(release, source)
+        folders = {member.name for member in source if member.isdir()}
         for member in source:
             content = waiting.pop(member.name.removeprefix("./"), None)
             if content is not None:
@@ -260,6 +268,10 @@ def _write_release(release: Release, system: Path, path: Path) -> None:
             else:
                 out.addfile(member, source.extractfile(member) if member.isreg() else None)
         for name, content in sorted(waiting.items()):
+            for above in reversed(Path(name).parents[:-1]):
+                if f"./{above}" not in folders:
+                    folders.add(f"./{above}")
+                    out.addfile(_folder(f"./{above}"))
             out.addfile(_member(f"./{name}", content, midnight()), io.BytesIO(content))
 
 
@@ -267,6 +279,12 @@ def _member(name: str, content: bytes, mtime: float) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size, member.mtime = len(content), int(mtime)
     member.mode = 0o755 if Path(name).parent.suffix == ".d" else 0o644
+    return member
+
+
+def _folder(name: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o755, midnight()
     return member
 
 

@@ -6,6 +6,7 @@ follow, and never undo it: a missing one is added by a later boot.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.update import seen, trust
 from abupdate.update.job import unstoppable
-from abupdate.update.records import FailedRelease, HistoryEntry, now
+from abupdate.update.records import FailedRelease, HistoryEntry, now, sync_directory
 from abupdate.update.settle import note, settle
 from abupdate.update.slots import Booted, Machine, attempt_note, write_state
 
@@ -47,9 +48,22 @@ def confirm_trial(
     failpoint("confirmed")
     settle(machine, done, events)
     note_revocations(machine, events)
+    attempt_note(lambda: _forget_snapshot(machine), events.warning, "data before the trial")
     record = machine.records.slot(booted.slot)
     release = record.release if record else "unknown"
     return Verdict(f"Release {release} in slot {booted.slot} is confirmed.")
+
+
+def _forget_snapshot(machine: Machine) -> None:
+    """What `initramfs/abupdate-mount` kept of data, to be put back after a fallback.
+
+    The marker goes first: without it nothing is put back, and the next boot drops the rest.
+    """
+    folder = machine.paths.state / "snapshot"
+    if folder.exists():
+        (folder / "complete").unlink(missing_ok=True)
+        sync_directory(folder)
+        shutil.rmtree(folder)
 
 
 def note_revocations(machine: Machine, events: Events) -> None:
