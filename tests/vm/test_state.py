@@ -212,7 +212,7 @@ def test_a_fallback_finds_all_as_it_was(owner: Owner) -> None:
     assert owner.overlay("B") == overlay
     assert owner.sh("cat /var/lib/app/database") == "old form\n"
     status = machine.status()
-    assert status["last_install"]["outcome"] == "rejected"
+    assert status["last_install"]["outcome"] == "fallback"
     assert "snapshot: /var/lib/app is as it was before the trial" in status["problems"]
     owner.logs_in("anna", "secret", r"anna@\S+")
     machine.mount_medium()

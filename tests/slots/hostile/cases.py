@@ -202,7 +202,7 @@ _LARGE = {
     "delta that makes 10 GB": Case(bundle(_deltas(1, 10 * _GIB)), "Out of memory", SOURCE),
     "delta that makes 256 MB": Case(bundle(_deltas(1, _GIB // 4)), "unpacks to", NO_SPACE),
     "deltas that make 10 GB": Case(
-        bundle(_deltas(40, _GIB // 4)), "unpacks to", NO_SPACE, long=True),
+        bundle(_deltas(80, _GIB // 8)), "unpacks to", NO_SPACE, long=True),
     "zstd without its tags, 10 GB of zeros behind": Case(
         bundle(Craft(), change=_zeros_in_zstd), "should begin with its tags", SOURCE),
     "a million tiny objects": Case(
