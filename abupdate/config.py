@@ -154,10 +154,17 @@ class EtcSection(_Section):
 
 
 def _folder(path: str) -> str:
-    parts = path.split("/")
-    if parts[0] or not all(parts[1:]) or {".", ".."} & set(parts) or set(path) & set(" \t,\"']"):
+    if not re.fullmatch(r"(/[A-Za-z0-9._@+-]+)+", path) or {".", ".."} & set(path.split("/")):
         raise ValueError("a plain path from / is expected")
     return path
+
+
+def _apart(folders: tuple[str, ...]) -> tuple[str, ...]:
+    for one in folders:
+        for other in folders:
+            if one.startswith(f"{other}/"):
+                raise ValueError(f"{one} lies in {other}, which is there as a whole")
+    return folders
 
 
 _Folder = Annotated[str, AfterValidator(_folder)]
@@ -166,7 +173,7 @@ _Folder = Annotated[str, AfterValidator(_folder)]
 class StateSection(_Section):
     """[state]: what lives on data. The initramfs reads it, in the release's config.toml alone."""
 
-    bind: tuple[_Folder, ...] = Field(
+    bind: Annotated[tuple[_Folder, ...], AfterValidator(_apart)] = Field(
         default=("/var", "/home", "/root"),
         description="Folders that live on data, filled from the release at the first boot.",
     )
@@ -297,16 +304,25 @@ def _check_state(origin: str, found: dict[str, Any], vendor: bool) -> None:
             f"{origin}: [state] is read before /etc is there, in the release's config.toml alone.",
             "Have it in the next release's /usr/lib/abupdate/config.toml.",
         )
-    section, lists = "", set()
-    for line in Path(origin).read_text(encoding="utf-8").splitlines():
-        section = line if line.startswith("[") else section
-        if section.startswith("[state]") and re.match(r"\w+ *= *\[[^\]]*\]", line):
-            lists.add(line.partition("=")[0].strip())
-    if missing := set(found["state"]) - lists:
+    shell = _as_the_shell_reads(Path(origin).read_text(encoding="utf-8"))
+    different = [key for key, value in found["state"].items() if shell.get(key) != value]
+    if different or set(shell) - set(found["state"]):
         raise UsageError(
-            f"{origin}: [state] {', '.join(sorted(missing))} should be a list in one line that "
-            'begins with its name, such as bind = ["/var", "/home"], for the initramfs to read it.'
+            f"{origin}: [state] {', '.join(different)} should be a list in one line that begins "
+            'with its name, such as bind = ["/var", "/home"], for the initramfs to read it.'
         )
+
+
+def _as_the_shell_reads(text: str) -> dict[str, list[str]]:
+    """What `listed` of `initramfs/abupdate-mount` finds, for each key that it asks for."""
+    section, found = "", {}
+    keys = "|".join(StateSection.model_fields)
+    for line in text.split("\n"):
+        if line.startswith("["):
+            section = line.partition("]")[0]
+        elif section == "[state" and (line_of := re.match(rf"({keys})[ =].*?\[(.*?)\]", line)):
+            found[line_of[1]] = [word for word in re.split("[ \t,\"']", line_of[2]) if word]
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,8 +6,11 @@ of the release has the id of one that the owner made, the release's gets another
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from abupdate.etc.tree import shown
 
 FILES = (b"group", b"gshadow", b"passwd", b"shadow", b"subgid", b"subuid")
 
@@ -20,12 +23,15 @@ _LISTS = {b"group": (3,), b"gshadow": (2, 3)}
 # Ids of services and of people (Debian policy 9.2, shadow's defaults).
 _SERVICES = range(999, 99, -1)
 _PEOPLE = range(1000, 60000)
+_LAST_ID = (1 << 32) - 2
+_DIGITS = re.compile(rb"[0-9]{1,10}")
 
 # A line, told from others: by its name and how many with that name come before it; what is
 # no entry (a comment, an empty line) is told by all of it.
 Key = tuple[bytes, int]
 Entry = tuple[bytes, ...]
 Entries = dict[Key, Entry]
+Files = dict[bytes, Entries]
 Ids = dict[int, int]
 
 
@@ -42,41 +48,114 @@ def merge(
     base: Mapping[bytes, bytes], mine: Mapping[bytes, bytes], theirs: Mapping[bytes, bytes]
 ) -> Accounts:
     """Merge those of `FILES` that are in all three."""
-    found = Accounts()
-    ids: Ids = {}
-    for name in sorted(set(base) & set(mine) & set(theirs)):  # group comes before passwd
-        found.files[name] = _merge(name, base[name], mine[name], theirs[name], ids, found)
+    names = sorted(set(base) & set(mine) & set(theirs))  # group comes before passwd
+    sides = [{name: _parse(side[name]) for name in names} for side in (base, mine, theirs)]
+    found = _Merge(*sides).run()
+    for name in names:
+        # In the order in which a side has it, where there is nothing else in it.
+        for side in (mine, theirs):
+            if _parse(found.files[name]) == _parse(side[name]):
+                found.files[name] = side[name]
+                break
     return found
 
 
-def _merge(
-    name: bytes, base: bytes, mine: bytes, theirs: bytes, groups: Ids, found: Accounts
-) -> bytes:
-    """One file. `groups`: ids of the release's groups that have others here; group fills it."""
-    if theirs == base:
-        return mine
-    olds, ours, news = (_parse(text) for text in (base, mine, theirs))
-    if name == b"passwd":
-        news = {key: _in_group(entry, groups) for key, entry in news.items()}
-    merged: Entries = {}
-    for key in _order(news, ours):
-        entry = _entry(name, key, olds.get(key), ours.get(key), news.get(key), found)
-        if entry is not None:
-            merged[key] = entry
-    if name in _ID:
-        renumbered = _apart(name, merged, olds, ours, news, found)
-        if name == b"group":
-            groups.update(renumbered)
-    if name in _RANGES:
-        _ranges_apart(name, merged, ours, news, found)
-    if mine == base and merged == _parse(theirs):
-        return theirs
-    return b"".join(b":".join(entry) + b"\n" for entry in merged.values())
+class _Merge:
+    def __init__(self, olds: Files, ours: Files, news: Files) -> None:
+        self._olds, self._ours, self._news = olds, ours, news
+        self._found = Accounts()
+        # Ids of the release's groups that have others here.
+        self._groups: Ids = {}
+        # Entries that are as they were though the release has them otherwise, or no more.
+        self._kept: set[Key] = set()
+
+    def run(self) -> Accounts:
+        self._keep_accounts()
+        self._keep_groups()
+        for name in self._news:
+            self._found.files[name] = self._file(name)
+        return self._found
+
+    def _keep_accounts(self) -> None:
+        """An account that the release removed, and the owner changed, stays in every file."""
+        olds, ours, news = (
+            side.get(b"passwd", {}) for side in (self._olds, self._ours, self._news)
+        )
+        for key in olds:
+            if key not in ours or key in news or not self._is_changed(key):
+                continue
+            text = f"'{_shown(key)}' was removed by the release and changed by you: it stays"
+            self._found.conflicts.append((b"passwd", text))
+            self._kept.add(key)
+            for file, entries in self._news.items():
+                if key in self._olds[file] and key not in entries:
+                    entries[key] = self._olds[file][key]
+                for where in _LISTS.get(file, ()):
+                    _keep_in_lists(key[0], where, self._olds[file], entries)
+
+    def _is_changed(self, key: Key) -> bool:
+        return any(self._olds[file].get(key) != self._ours[file].get(key) for file in self._olds)
+
+    def _keep_groups(self) -> None:
+        """A group whose id the owner's own accounts have stays what they know it as."""
+        if not {b"passwd", b"group"} <= self._olds.keys():
+            return
+        users, groups = self._ours[b"passwd"], self._ours[b"group"]
+        needed = {
+            _number(entry, _GROUP_OF_A_USER)
+            for key, entry in users.items()
+            if self._olds[b"passwd"].get(key) != entry
+        }
+        news = self._news[b"group"]
+        for key, entry in groups.items():
+            gid, new = _number(entry, _ID[b"group"]), news.get(key)
+            if gid not in needed or self._olds[b"group"].get(key) != entry or gid is None:
+                continue
+            if _number(new, _ID[b"group"]) != gid:
+                text = f"'{_shown(key)}' keeps id {gid}, which accounts of yours have"
+                self._found.renumbered.append((b"group", text))
+                if (moved := _number(new, _ID[b"group"])) is not None:
+                    self._groups[moved] = gid
+                news[key] = entry
+                self._kept.add(key)
+
+    def _file(self, name: bytes) -> bytes:
+        olds, ours, news = (side[name] for side in (self._olds, self._ours, self._news))
+        if name == b"passwd":
+            news = {key: _in_group(entry, self._groups) for key, entry in news.items()}
+        merged: Entries = {}
+        for key in _order(news, ours):
+            entry = _entry(name, key, olds.get(key), ours.get(key), news.get(key), self._found)
+            if entry is not None:
+                merged[key] = entry
+        if name in _ID:
+            renumbered = _apart(name, merged, olds, ours, news, self._kept, self._found)
+            if name == b"group":
+                self._groups.update(renumbered)
+        if name in _RANGES:
+            _ranges_apart(name, merged, ours, news, self._found)
+        # NIS takes over where its entries begin: nothing of ours may come behind them.
+        ordered = sorted(merged.items(), key=lambda item: item[0][0][:1] in (b"+", b"-"))
+        return b"".join(b":".join(entry) + b"\n" for _, entry in ordered)
+
+
+def _keep_in_lists(name: bytes, where: int, olds: Entries, news: Entries) -> None:
+    for key, old in olds.items():
+        new = news.get(key)
+        if new is None or len(new) <= where or len(old) <= where:
+            continue
+        if name in old[where].split(b",") and name not in new[where].split(b","):
+            names = b",".join(one for one in (new[where], name) if one)
+            news[key] = (*new[:where], names, *new[where + 1 :])
+
+
+def _shown(key: Key) -> str:
+    return shown(key[0])
 
 
 def _parse(text: bytes) -> Entries:
     entries: Entries = {}
-    for line in text.splitlines():
+    for line in text.removesuffix(b"\n").split(b"\n") if text else ():
         fields = tuple(line.split(b":"))
         name = fields[0] if len(fields) > 1 and not line.startswith(b"#") else line
         number = 0
@@ -99,7 +178,7 @@ def _entry(
         return new
     if new == old:
         return ours
-    what = f"'{key[0].decode(errors='replace')}'"
+    what = f"'{_shown(key)}'"
     if ours is None or new is None:
         gone, changed = ("you", "the release") if ours is None else ("the release", "you")
         found.conflicts.append((file, f"{what} was removed by {gone} and changed by {changed}"))
@@ -141,41 +220,52 @@ def _in_group(entry: Entry, groups: Ids) -> Entry:
 
 
 def _number(entry: Entry | None, where: int) -> int | None:
-    if entry is None or len(entry) <= where or not entry[where].isdigit():
+    if entry is None or len(entry) <= where or not _DIGITS.fullmatch(entry[where]):
         return None
     return int(entry[where])
 
 
 def _apart(
-    file: bytes, merged: Entries, olds: Entries, ours: Entries, news: Entries, found: Accounts
+    file: bytes,
+    merged: Entries,
+    olds: Entries,
+    ours: Entries,
+    news: Entries,
+    kept: Collection[Key],
+    found: Accounts,
 ) -> Ids:
     """Give what the release brings ids that nobody has here; the ids that are others now."""
     where, changed = _ID[file], Ids()
-    # Ids of the owner's own making: the release does not know that they are taken.
+
+    def number(entries: Entries, key: Key) -> int | None:
+        return _number(entries.get(key), where)
+
+    # Of the owner's own making, or kept for the owner: the release may not know it is taken.
     taken = {
-        _number(entry, where): key
-        for key, entry in ours.items()
-        if _number(entry, where) not in (None, _number(news.get(key), where))
-        and merged.get(key, ())[where : where + 1] == entry[where : where + 1]
+        number(ours, key): key
+        for key in ours
+        if number(merged, key) == number(ours, key)
+        and (number(ours, key) != number(news, key) or key in kept)
     }
-    used = {_number(entry, where) for entries in (merged, ours, news) for entry in entries.values()}
+    used = {number(entries, key) for entries in (merged, ours, news) for key in entries}
     for key, entry in merged.items():
-        number, stated = _number(entry, where), _number(news.get(key), where)
-        if number is None or stated is None:
+        here, stated = number(merged, key), number(news, key)
+        if here is None or stated is None:
             continue
-        if number != stated:  # the owner's id stayed
-            changed[stated] = number
+        if here != stated:  # the owner's id stayed
+            changed[stated] = here
             continue
-        if number == _number(olds.get(key), where) or taken.get(number, key) == key:
+        if here in (0, number(olds, key)) or taken.get(here, key) == key:
             continue
-        free = next(
-            one for one in (_SERVICES if number < _PEOPLE.start else _PEOPLE) if one not in used
-        )
+        free = next(one for one in (_SERVICES if here < _PEOPLE.start else _PEOPLE)
+                    if one not in used)  # fmt: skip
         used.add(free)
-        changed[number] = free
+        changed[here] = free
         merged[key] = (*entry[:where], b"%d" % free, *entry[where + 1 :])
-        name, holder = (one[0].decode(errors="replace") for one in (key, taken[number]))
-        text = f"'{name}' of the release has id {free} here, since {number} is of '{holder}'"
+        text = (
+            f"'{_shown(key)}' of the release has id {free} here, since {here} is of "
+            f"'{_shown(taken[here])}'"
+        )
         found.renumbered.append((file, text))
     return changed
 
@@ -183,18 +273,25 @@ def _apart(
 def _ranges_apart(
     file: bytes, merged: Entries, ours: Entries, news: Entries, found: Accounts
 ) -> None:
-    """Move a new range of the release's that overlaps one of the owner's behind all others."""
-    mine = [range_ for key in ours if key not in news and (range_ := _range(merged.get(key)))]
+    """Move a range that the release gave, and that overlaps one of the owner's, behind all."""
+    from_owner = [
+        one for key, entry in merged.items()
+        if entry == ours.get(key) != news.get(key) and (one := _range(entry)) is not None
+    ]  # fmt: skip
     for key, entry in merged.items():
         asked = _range(entry)
-        if asked is None or key in ours:
+        if asked is None or entry != news.get(key) or entry == ours.get(key):
             continue
-        if not any(one.start < asked.stop and asked.start < one.stop for one in mine):
+        if not any(one.start < asked.stop and asked.start < one.stop for one in from_owner):
             continue
-        end = max(one.stop for entry in merged.values() if (one := _range(entry)))
+        end = max(one.stop for entry in merged.values() if (one := _range(entry)) is not None)
+        if end + len(asked) > _LAST_ID:
+            text = f"'{_shown(key)}' of the release shares ids with yours: no others are free"
+            found.conflicts.append((file, text))
+            continue
         merged[key] = (entry[0], b"%d" % end, *entry[2:])
-        name = key[0].decode(errors="replace")
-        found.renumbered.append((file, f"'{name}' of the release begins at {end} here"))
+        text = f"'{_shown(key)}' of the release begins at {end} here"
+        found.renumbered.append((file, text))
 
 
 def _range(entry: Entry | None) -> range | None:

@@ -16,13 +16,13 @@ owner renamed stays as the owner has it, which is a conflict where the release c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from abupdate.etc import accounts
 from abupdate.etc.policy import Policy, Rule
-from abupdate.etc.tree import Kind, Node, Tree, below, parent
+from abupdate.etc.tree import Kind, Node, Tree, below, parent, shown
 
 BESIDE = b".abupdate-new"
 
@@ -66,9 +66,42 @@ class Merged:
         self.findings.append(Finding(path, outcome, text))
 
 
-def merge(base: Tree, mine: Tree, theirs: Tree, policy: Policy, merge_text: MergeText) -> Merged:
-    """What /etc of the new release is with the owner's changes."""
-    return _Merge(base, mine, theirs, policy, merge_text).run()
+def merge(
+    base: Tree,
+    mine: Tree,
+    theirs: Tree,
+    policy: Policy,
+    merge_text: MergeText,
+    unsettled: Mapping[bytes, str] | None = None,
+) -> Merged:
+    """What /etc of the new release is with the owner's changes.
+
+    `unsettled`: conflicts of the update before that nobody has settled, with their words.
+    They stay, as long as the owner's is not what the release has.
+    """
+    unsettled = unsettled or {}
+    beside = {name + BESIDE for name in unsettled} - base.keys()
+    without = {name: node for name, node in mine.items() if name not in beside}
+    done = _Merge(base, without, theirs, policy, merge_text).run()
+    told = {found.path for found in done.findings if found.outcome is Outcome.CONFLICT}
+    for name in sorted(unsettled.keys() - told):
+        _still(done, name, theirs.get(name), name + BESIDE in mine, unsettled[name])
+    done.findings.sort(key=lambda found: (found.path, found.outcome))
+    return done
+
+
+def _still(done: Merged, name: bytes, new: Node | None, beside: bool, text: str) -> None:
+    ours = done.tree.get(name)
+    if (ours.same(new) if ours is not None else new is None) or name not in done.tree:
+        return
+    if beside and new is not None and new.kind in (Kind.FILE, Kind.LINK):
+        done.tree[name + BESIDE] = new
+    done.tell(name, Outcome.CONFLICT, text)
+
+
+def fits(name: bytes) -> bool:
+    """Whether there can be such a path (Linux: 255 bytes a part, 4095 in all)."""
+    return len(name) < 4096 and all(len(part) < 256 for part in name.split(b"/"))
 
 
 def changes(base: Tree, mine: Tree) -> list[bytes]:
@@ -89,6 +122,7 @@ class _Merge:
         self._policy, self._merge_text = policy, merge_text
         self._done = Merged(dict(theirs))
         self._tree = self._done.tree
+        self._renamed: set[bytes] = set()
 
     def run(self) -> Merged:
         changed = changes(self._base, self._mine)
@@ -99,11 +133,10 @@ class _Merge:
         for name in waiting:
             self._one(name)
         self._folders()
-        self._done.findings.sort(key=lambda found: (found.path, found.outcome))
         return self._done
 
     def _dropped(self, name: bytes) -> bool:
-        if self._policy.rule(name) is not Rule.DROP:
+        if self._policy.rule(name) is not Rule.DROP or self._policy.is_union(name):
             return False
         self._done.tell(name, Outcome.DROPPED, "your change does not go along, as etc.policy says")
         return True
@@ -143,16 +176,14 @@ class _Merge:
             old, ours = self._base.get(name), self._mine.get(name)
             to = None
             if old is not None and ours is not None and name not in self._theirs:
-                to = self._new_name(old, ours, self._theirs, self._mine)
+                to = self._new_name(name, ours, self._theirs, self._mine)
             if to is None or old is None or ours is None:
                 left.append(name)
                 continue
             about = self._about(to, old, ours, self._theirs[to])
             self._put(to, replace(about, content=ours.content))
-            shown = name.decode(errors="replace")
-            self._done.tell(
-                to, Outcome.MOVED, f"the release renamed {shown}; your changes are here"
-            )
+            text = f"the release renamed {shown(name)}; your changes are here"
+            self._done.tell(to, Outcome.MOVED, text)
         return left
 
     def _moved_by_the_owner(self, waiting: list[bytes]) -> list[bytes]:
@@ -162,26 +193,36 @@ class _Merge:
             old, new = self._base.get(name), self._theirs.get(name)
             to = None
             if old is not None and new is not None and name not in self._mine and not new.same(old):
-                to = self._new_name(old, new, self._mine, self._theirs)
+                to = self._new_name(name, new, self._mine, self._theirs)
             if to is None:
                 left.append(name)
                 continue
             self._put(name, None)
-            shown = name.decode(errors="replace")
-            self._conflict(to, self._mine[to], new, f"you renamed {shown}, the release changed it")
+            text = f"you renamed {shown(name)}, the release changed it"
+            self._conflict(to, self._mine[to], new, text)
         return left
 
-    def _new_name(self, old: Node, changed: Node, there: Tree, elsewhere: Tree) -> bytes | None:
-        """Where the bytes of a file lie that one side renamed, when there is one such place."""
+    def _new_name(self, name: bytes, changed: Node, there: Tree, elsewhere: Tree) -> bytes | None:
+        """Where the bytes of a file lie that one side renamed, when there is one such place.
+
+        Nothing else may have been renamed to it, and no rule of its own may speak of either.
+        """
+        old = self._base[name]
         if old.kind is not Kind.FILE or changed.kind is not Kind.FILE or not old.size:
             return None
         found = [
-            name
-            for name, node in there.items()
-            if name not in self._base and name not in elsewhere
+            to
+            for to, node in there.items()
+            if to not in self._base and to not in elsewhere
             and node.kind is Kind.FILE and node.same_content(old)
         ]  # fmt: skip
-        return found[0] if len(found) == 1 else None
+        if len(found) != 1 or found[0] in self._renamed or not all(map(self._free, (name, *found))):
+            return None
+        self._renamed.add(found[0])
+        return found[0]
+
+    def _free(self, name: bytes) -> bool:
+        return self._policy.rule(name) is Rule.MERGE and not self._policy.is_union(name)
 
     def _one(self, name: bytes) -> None:
         old, ours, new = (tree.get(name) for tree in (self._base, self._mine, self._theirs))
@@ -189,7 +230,7 @@ class _Merge:
             self._put(name, ours)
         elif _same(ours, new):
             self._put(name, new)
-        elif self._policy.is_union(name) and ours is not None and new is not None:
+        elif self._policy.is_union(name):
             self._union(name, ours, new)
         elif self._policy.rule(name) is Rule.MINE:
             self._put(name, ours)
@@ -259,23 +300,22 @@ class _Merge:
         assert isinstance(target, bytes)
         return replace(ours, mode=mode, uid=uid, gid=gid, target=target, xattrs=kept)
 
-    def _union(self, name: bytes, ours: Node, new: Node) -> None:
-        sides = [node.read() if node.kind is Kind.FILE else b"\0" for node in (new, ours)]
-        if b"\0" in sides[0] + sides[1]:  # such as OpenSSH's binary form
-            self._conflict(name, ours, new, "both changed it")
+    def _union(self, name: bytes, ours: Node | None, new: Node | None) -> None:
+        nodes = [node for node in (new, ours) if node is not None]
+        if any(node.kind is not Kind.FILE or b"\0" in node.read() for node in nodes):
+            self._conflict(name, ours, new, "both changed it")  # such as OpenSSH's binary form
             return
-        lines = dict.fromkeys(line for side in sides for line in side.splitlines())
-        self._put(name, replace(new, content=b"".join(line + b"\n" for line in lines)))
+        lines = dict.fromkeys(line for node in nodes for line in node.read().splitlines())
+        self._put(name, replace(nodes[0], content=b"".join(line + b"\n" for line in lines)))
         self._done.tell(name, Outcome.MERGED, "the lines of both are in it")
 
     def _conflict(self, name: bytes, ours: Node | None, new: Node | None, text: str) -> None:
         self._put(name, ours)
         stays = "yours stays" if ours is not None else "it stays away"
-        if new is not None and new.kind in (Kind.FILE, Kind.LINK):
-            beside = name + BESIDE
+        beside = name + BESIDE
+        if new is not None and new.kind in (Kind.FILE, Kind.LINK) and fits(beside):
             self._tree[beside] = new
-            shown = beside.rpartition(b"/")[2].decode(errors="replace")
-            stays += f", and the release's is beside it, {shown}"
+            stays += f", and the release's is beside it, {shown(beside.rpartition(b'/')[2])}"
         self._done.tell(name, Outcome.CONFLICT, f"{text}: {stays}")
 
     def _folders(self) -> None:
@@ -298,8 +338,11 @@ class _Merge:
                 tree[above] for tree in trees if above in tree and tree[above].kind is Kind.FOLDER
             )
         elif ours is not None and ours.kind is Kind.FOLDER:
-            text = "the release made it a file, you changed what is in it"
+            text = f"the release made it a {there.kind}, you changed what is in it"
             self._conflict(above, ours, there, text)
+            # All of it, and not the changes alone: what is read from there must be whole.
+            for name in below(self._mine, above):
+                self._tree.setdefault(name, self._mine[name])
         else:
             for gone in below(self._tree, above)[1:]:
                 text = "the release changed it, and the folder that it is in is none here"

@@ -29,10 +29,11 @@ def patch(old: Tree, new: Tree, names: list[bytes], prefix: bytes) -> Iterator[b
 def _one(path: bytes, old: Node | None, new: Node | None, folder: Path) -> bytes:
     before, after = (node if node is not None and node.kind in _TYPES else None
                      for node in (old, new))  # fmt: skip
-    lines = _comments(path, old, new)
+    quoted = _quoted(path)
+    lines = _comments(quoted, old, new)
     if (before is None and after is None) or (before and after and before.kind is not after.kind):
         shown = (node.kind if node is not None else "nothing" for node in (old, new))
-        lines.append(b"# %s: %s" % (path, " is now ".join(shown).encode()))
+        lines.append(b"# %s: %s" % (quoted, " is now ".join(shown).encode()))
         return b"".join(line + b"\n" for line in lines)
     left, right = _quoted(b"a/" + path), _quoted(b"b/" + path)
     lines.append(b"diff --git %s %s" % (left, right))
@@ -42,13 +43,15 @@ def _one(path: bytes, old: Node | None, new: Node | None, folder: Path) -> bytes
         lines.append(b"deleted file mode %o" % _mode(before))
     elif before is not None and after is not None and _mode(before) != _mode(after):
         lines += [b"old mode %o" % _mode(before), b"new mode %o" % _mode(after)]
-    text = b"".join(line + b"\n" for line in lines)
-    return text + _difference(before, after, left, right, folder)
+    hunks = _difference(before, after, left, right, folder)
+    if hunks is None:
+        return b"# %s: no text, and not in this patch\n" % quoted
+    return b"".join(line + b"\n" for line in lines) + hunks
 
 
 def _difference(
     before: Node | None, after: Node | None, left: bytes, right: bytes, folder: Path
-) -> bytes:
+) -> bytes | None:
     files = []
     for number, node in enumerate((before, after)):
         files.append(folder / str(number))
@@ -56,7 +59,7 @@ def _difference(
         files[number].write_bytes(content)
     done = run(["diff", "--unified", *files], timeout=_SECONDS, ok=(0, _DIFFERENT, 2))
     if not done.stdout.startswith(b"--- "):
-        return b"# binary files differ\n" if done.code else b""
+        return None if done.code else b""
     hunks = done.stdout.split(b"\n", 2)[2]
     names = (b"/dev/null" if node is None else name
              for node, name in ((before, left), (after, right)))  # fmt: skip
@@ -72,7 +75,8 @@ def _comments(path: bytes, old: Node | None, new: Node | None) -> list[bytes]:
     if was.xattrs != new.xattrs:
         names = ", ".join(name for name, _ in new.xattrs) or "none"
         found.append(b"# %s: xattrs: %s" % (path, names.encode()))
-    if new.kind is Kind.FOLDER and old is not None and old.mode != new.mode:
+    plain = new.mode in (0o644, 0o755) if new.kind is Kind.FILE else new.kind is Kind.LINK
+    if new.mode != (old.mode if old is not None else None) and not plain:
         found.append(b"# %s: mode %o" % (path, new.mode))
     return found
 

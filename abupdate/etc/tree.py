@@ -6,6 +6,7 @@ part: what only they tell apart is the same.
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
 import stat
@@ -15,6 +16,8 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
+# It went, or became something else, while we looked.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODATA)
 # What overlayfs notes for itself.
 _OF_THE_OVERLAY = ("trusted.overlay.", "user.overlay.")
 _OPAQUE = "trusted.overlay.opaque"
@@ -93,9 +96,13 @@ def read_overlay(lower: Tree, upper: Path) -> Tree:
     """
     found = dict(lower)
     for name, node in _walk(upper):
-        if name and (_is_whiteout(node) or node.kind is not Kind.FOLDER or _opaque(upper, name)):
-            for gone in below(found, name):
-                del found[gone]
+        there = found.get(name)
+        if there is not None and there.kind is Kind.FOLDER and name:
+            if node.kind is not Kind.FOLDER or _opaque(upper, name):
+                for gone in below(found, name):
+                    del found[gone]
+        elif _is_whiteout(node):
+            found.pop(name, None)
         if not _is_whiteout(node):
             found[name] = node
     return found
@@ -104,6 +111,12 @@ def read_overlay(lower: Tree, upper: Path) -> Tree:
 def below(tree: Tree, name: bytes) -> list[bytes]:
     """A path and all that is in it."""
     return [path for path in tree if path == name or path.startswith(name + b"/")]
+
+
+def shown(name: bytes) -> str:
+    """A path for a person to read, which cannot steer a terminal."""
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def parent(name: bytes) -> bytes:
@@ -120,7 +133,9 @@ def _walk(folder: Path) -> Iterator[tuple[bytes, Node]]:
         try:
             node = _node(path)
             inside = sorted(os.listdir(os.fsencode(path))) if node.kind is Kind.FOLDER else []  # noqa: PTH208 (bytes)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             continue
         yield name, node
         waiting += [name + b"/" + one if name else one for one in reversed(inside)]

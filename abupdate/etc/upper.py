@@ -14,6 +14,8 @@ from pathlib import Path
 from abupdate.etc.tree import Kind, Node, Tree, parent
 
 _HIDES = stat.S_IFCHR
+# xattrs that a path has because somebody gave them to it.
+_OURS = ("system.posix_acl_", "security.capability", "user.")
 
 
 def write_upper(tree: Tree, lower: Tree, upper: Path) -> None:
@@ -48,21 +50,34 @@ def write_node(path: Path, node: Node | None) -> None:
         return
     match node.kind:
         case Kind.FOLDER:
-            path.mkdir()
+            path.mkdir(mode=0o700)
         case Kind.LINK:
             os.symlink(node.target, os.fsencode(path))  # noqa: PTH211 (bytes)
         case Kind.SPECIAL:
             kind, device = node.target.split()
             os.mknod(path, int(kind, 8), int(device))
-        case Kind.FILE if isinstance(node.content, Path):
-            shutil.copyfile(node.content, path)
         case Kind.FILE:
-            path.write_bytes(node.read())
+            _write_content(path, node)
     describe(path, node)
+
+
+def _write_content(path: Path, node: Node) -> None:
+    """Nobody else can read it before it has its own mode."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "wb") as out:  # noqa: PTH123 (a descriptor)
+        if isinstance(node.content, Path):
+            with node.content.open("rb") as source:
+                shutil.copyfileobj(source, out)
+        else:
+            out.write(node.content)
 
 
 def describe(path: Path, node: Node) -> None:
     """Give a path owner, mode, xattrs and times."""
+    kept = {name for name, _ in node.xattrs}
+    for name in os.listxattr(path, follow_symlinks=False):
+        if name not in kept and name.startswith(_OURS):
+            os.removexattr(path, name, follow_symlinks=False)
     os.chown(path, node.uid, node.gid, follow_symlinks=False)
     if node.kind is not Kind.LINK:
         path.chmod(node.mode)

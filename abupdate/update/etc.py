@@ -25,8 +25,8 @@ from abupdate.etc.upper import write_upper
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.run import run
-from abupdate.store.manifest import escape
-from abupdate.update.carried import RECORD, Carried, Told, overlay
+from abupdate.store.manifest import escape, unescape
+from abupdate.update.carried import RECORD, Carried, Told, carried, overlay
 from abupdate.update.records import sync_directory, write_json
 from abupdate.update.slots import Machine
 
@@ -50,33 +50,31 @@ def carry_over(
     """
     current = overlay(machine.paths, target)
     base, new, old = current.parent, current.with_suffix(".new"), current.with_suffix(".old")
+    if old.is_dir() and not current.exists():
+        old.rename(current)  # a cut between the two renames
     for attempt in range(_ATTEMPTS):
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        (new / "upper").mkdir(parents=True, mode=0o755)
-        new.chmod(0o700)
-        (new / "work").mkdir(mode=0o700)
         try:
-            merged = _write(machine, booted, current, device, settings, new / "upper")
+            merged = _write_new(machine, booted, target, device, settings, new)
             break
-        except FileNotFoundError:
-            if attempt + 1 == _ATTEMPTS:
-                raise
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            shutil.rmtree(new, ignore_errors=True)
+            if error.errno == errno.ENOSPC:
+                raise NoSpaceError(
+                    f"The disk of {base} is full: your changes in /etc do not fit there again.",
+                    "Free space on the data partition.",
+                ) from error
+            if error.errno != errno.ENOENT or attempt + 1 == _ATTEMPTS:
                 raise
-            raise NoSpaceError(
-                f"The disk of {base} is full: your changes in /etc do not fit there again.",
-                "Free space on the data partition.",
-            ) from error
     running = machine.records.slot(booted) if booted is not None else None
-    carried = Carried(
+    done = Carried(
         running.release if running else None,
         release,
         merged.changed,
         tuple(Told(escape(one.path).decode(), one.outcome, one.text) for one in merged.findings),
     )
-    write_json(new / RECORD, asdict(carried))
+    write_json(new / RECORD, asdict(done))
     run(["sync", "--file-system", base], timeout=300)
     if current.exists():
         current.rename(old)
@@ -84,29 +82,40 @@ def carry_over(
     sync_directory(base)
     shutil.rmtree(old, ignore_errors=True)
     failpoint("etc-merged")
-    for told in carried.conflicts:
+    for told in done.conflicts:
         events.warning(f"/etc/{told.path}: {told.text}")
-    return carried
+    return done
 
 
-def _write(
+def _unsettled(machine: Machine, booted: Slot) -> dict[bytes, str]:
+    known = carried(machine.paths, booted)
+    conflicts = known.conflicts if known is not None else ()
+    return {unescape(told.path.encode()): told.text for told in conflicts}
+
+
+def _write_new(
     machine: Machine,
     booted: Slot | None,
-    current: Path,
+    target: Slot,
     device: Path,
     settings: Settings,
-    upper: Path,
+    new: Path,
 ) -> Merged:
+    upper = new / "upper"
+    upper.mkdir(parents=True, mode=0o755)
+    new.chmod(0o700)
+    (new / "work").mkdir(mode=0o700)
     with (
         filesystem.mounted(device, machine.mountpoint, _READ_OPTIONS) as slot,
         filesystem.bound(machine.paths.root, machine.lower) as running,
     ):
         theirs = read_tree(slot / "etc")
         if booted is None:
-            merged = Merged(read_overlay(theirs, current / "upper"))
+            merged = Merged(read_overlay(theirs, overlay(machine.paths, target) / "upper"))
         else:
             lower = read_tree(running / "etc")
             mine = read_overlay(lower, overlay(machine.paths, booted) / "upper")
-            merged = merge(lower, mine, theirs, Policy(settings.etc.policy), merge_text)
+            policy, unsettled = Policy(settings.etc.policy), _unsettled(machine, booted)
+            merged = merge(lower, mine, theirs, policy, merge_text, unsettled)
         write_upper(merged.tree, theirs, upper)
         return merged

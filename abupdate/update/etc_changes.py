@@ -13,7 +13,7 @@ from pathlib import Path
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
 from abupdate.errors import NothingToDoError, RefusedError, UsageError
-from abupdate.etc.merge import BESIDE, changes
+from abupdate.etc.merge import BESIDE, changes, fits
 from abupdate.etc.patch import patch
 from abupdate.etc.tree import Kind, Tree, below, parent, read_overlay, read_tree
 from abupdate.etc.upper import describe, write_node
@@ -22,7 +22,7 @@ from abupdate.update.carried import Told, carried, overlay, settle
 from abupdate.update.slots import Machine, require_root
 
 _PREFIX = b"etc"
-_READABLE = 0o004
+_READABLE, _ENTERED = 0o004, 0o001
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def reset(machine: Machine, asked: Sequence[str]) -> tuple[str, ...]:
         top = machine.paths.root / "etc"
         for name in names:
             _refuse_elsewhere(trees, name, set(names))
+            _refuse_mounts(top / os.fsdecode(name))
         for name in reversed(names):
             old, new = trees.owner.get(name), trees.release.get(name)
             if old is not None and (new is None or old.kind is not new.kind):
@@ -117,12 +118,17 @@ def reset(machine: Machine, asked: Sequence[str]) -> tuple[str, ...]:
             if node.kind is Kind.FOLDER and path.is_dir():
                 describe(path, node)
                 continue
-            beside = path.with_name(f".{path.name[:200]}.abupdate-reset")
+            beside = path.with_name(f".{path.name[:100]}.abupdate-reset")
             _remove(beside)
-            write_node(beside, node)
-            beside.rename(path)
+            try:
+                write_node(beside, node)
+                beside.rename(path)
+            except OSError:
+                _remove(beside)
+                raise
         for name in names:
-            _remove(top / os.fsdecode(name + BESIDE))
+            if fits(name + BESIDE):
+                _remove(top / os.fsdecode(name + BESIDE))
         os.sync()
         shown = tuple(_shown(name) for name in names)
         settle(machine.paths, trees.slot, {_shown(_name(text)) for text in asked} | set(shown))
@@ -140,8 +146,9 @@ def resolve(machine: Machine, asked: Sequence[str]) -> None:
     told = {one.path for one in known.findings} if known else set()
     if missing := sorted(names - told):
         raise NothingToDoError(f"Nothing is to be settled about {', '.join(missing)}.")
-    for text in asked:
-        _remove(machine.paths.root / "etc" / os.fsdecode(_name(text) + BESIDE))
+    for name in map(_name, asked):
+        if fits(name + BESIDE):
+            _remove(machine.paths.root / "etc" / os.fsdecode(name + BESIDE))
     settle(machine.paths, slot, names)
 
 
@@ -180,8 +187,16 @@ def _shown(name: bytes) -> str:
 
 
 def _is_secret(trees: _Trees, name: bytes) -> bool:
-    nodes = (trees.release.get(name), trees.owner.get(name))
-    return any(node.kind is Kind.FILE and not node.mode & _READABLE for node in nodes if node)
+    """Whether somebody may not read it, or not get to it."""
+    for tree in (trees.release, trees.owner):
+        node, above = tree.get(name), name
+        if node is not None and node.kind is Kind.FILE and not node.mode & _READABLE:
+            return True
+        while node is not None and above:
+            above = parent(above)
+            if not tree[above].mode & _ENTERED:
+                return True
+    return False
 
 
 def _refuse_elsewhere(trees: _Trees, name: bytes, names: set[bytes]) -> None:
@@ -195,6 +210,15 @@ def _refuse_elsewhere(trees: _Trees, name: bytes, names: set[bytes]) -> None:
                 f"Reset that: abupdate etc reset /etc/{_shown(above)}",
             )
         above = parent(above)
+
+
+def _refuse_mounts(path: Path) -> None:
+    for entry in filesystem.mounts():
+        if entry.target == str(path) or entry.target.startswith(f"{path}/"):
+            raise RefusedError(
+                f"Something is mounted at {entry.target}, which would be removed with it.",
+                f"Unmount it first: umount {entry.target}",
+            )
 
 
 def _remove(path: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abupdate.etc import upper
 from abupdate.etc.merge import merge
 from abupdate.etc.policy import Policy
-from abupdate.etc.tree import Tree, read_overlay, read_tree
+from abupdate.etc.tree import Node, Tree, read_overlay, read_tree
 from abupdate.etc.upper import describe, write_node, write_upper
 from tests.slots.device import Device, make_release
 from tests.slots.rootfs import make_rootfs
@@ -110,15 +111,15 @@ SETTINGS = "".join(f"option{number} = {number}\n" for number in range(20))
 
 @pytest.fixture
 def updated(plain_device: Device) -> Device:
-    """Release 61 runs; 62 changes one file at the start and another in one line."""
+    """Release 61 runs; 62 changes one file at the start and another in one line; 63 neither."""
     device = plain_device
-    for version in ("61", "62"):
+    for version in ("61", "62", "63"):
         rootfs = device.top / f"rootfs{version}"
         if not rootfs.exists():
             make_rootfs(rootfs, version)
             signers = device.top / "keys/allowed_signers"
             shutil.copy(signers, rootfs / "usr/lib/abupdate/allowed_signers")
-            new = version == "62"
+            new = version != "61"
             first = "option0 = new\n" if new else "option0 = 0\n"
             (rootfs / "etc/app.conf").write_text(SETTINGS.replace("option0 = 0\n", first))
             (rootfs / "etc/line.conf").write_text("theirs\n" if new else "default\n")
@@ -146,10 +147,10 @@ def etc(device: Device) -> Iterator[Path]:
 
 def shown(device: Device) -> bytes:
     """All of an overlay's upper folder, as bytes."""
-    upper = device.paths.data / "etc" / str(device.booted) / "upper"
+    folder = device.paths.data / "etc" / str(device.booted) / "upper"
     words: list[str | Path]
     words = ["tar", "--xattrs", "--xattrs-include=*", "--sort=name", "--numeric-owner",
-             "--pax-option=delete=atime,delete=ctime", "-C", upper, "-cf", "-", "."]  # fmt: skip
+             "--pax-option=delete=atime,delete=ctime", "-C", folder, "-cf", "-", "."]  # fmt: skip
     return subprocess.run(words, check=True, capture_output=True).stdout
 
 
@@ -260,3 +261,81 @@ def test_policy_of_the_owner(updated: Device) -> None:
     with etc(device) as top:
         assert (top / "line.conf").read_text() == "theirs\n"
         assert (top / "app.conf").read_text().startswith("option0 = new\n")
+
+
+def test_a_conflict_is_told_until_it_is_settled(
+    updated: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = updated
+    with etc(device) as top:
+        (top / "line.conf").write_text("mine\n")
+        assert device.run("install", device.top / "62.bundle") == 0
+    device.boot(device.booted.other, "trial")
+    assert device.run("confirm") == 0
+    device.boot(device.booted, "normal")
+    capsys.readouterr()
+    with etc(device) as top:
+        assert device.run("install", device.top / "63.bundle") == 0
+    assert "/etc/line.conf: both changed it" in " ".join(capsys.readouterr().err.split())
+    device.boot(device.booted.other, "trial")
+    with etc(device) as top:
+        assert (top / "line.conf.abupdate-new").read_text() == "theirs\n"
+        assert device.run("etc", "resolve", "/etc/line.conf") == 0
+        assert not (top / "line.conf.abupdate-new").exists()
+
+
+def test_reset_takes_nothing_that_is_mounted(
+    updated: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device, disk = updated, tmp_path / "disk"
+    disk.mkdir()
+    (disk / "precious").write_text("1")
+    with etc(device) as top:
+        (top / "backup").mkdir()
+        subprocess.run(["mount", "--bind", disk, top / "backup"], check=True)
+        try:
+            assert device.run("etc", "reset", "/etc") == 7
+        finally:
+            subprocess.run(["umount", top / "backup"], check=True)
+        assert "Something is mounted at" in capsys.readouterr().err
+        assert (disk / "precious").exists()
+        assert device.run("etc", "reset", "/etc") == 0
+
+
+def test_reset_takes_back_who_may_read(updated: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content of a private file is never in one that others can read."""
+    device, modes = updated, []
+
+    def seen(path: Path, node: Node) -> None:
+        modes.append(path.lstat().st_mode & 0o777)
+        describe(path, node)
+
+    monkeypatch.setattr(upper, "describe", seen)
+    with etc(device) as top:
+        (top / "private").write_text("mine\n")
+        assert device.run("etc", "reset", "/etc/private") == 0
+        assert modes == [0o600]
+        change = "u:1234:rwx,d:u:1234:rwx"
+        subprocess.run(["setfacl", "-m", change, str(top / ".git")], check=True)
+        assert device.run("etc", "reset", "/etc/.git") == 0
+        acl = subprocess.run(["getfacl", "-nc", top / ".git"], check=True, capture_output=True)
+        assert b"1234" not in acl.stdout
+
+
+def test_what_a_patch_says_and_does_not(
+    updated: Device, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    device = updated
+    with etc(device) as top:
+        (top / "wireguard").mkdir(mode=0o700)
+        (top / "wireguard/wg0.conf").write_text("PrivateKey = secret\n")
+        (top / "blob").write_bytes(b"a\0b")
+        (top / "app.conf").chmod(0o664)
+        (top / "odd\n--- a\n").mkdir(mode=0o750)
+        capfdbinary.readouterr()
+        assert device.run("etc", "diff") == 0
+        found = capfdbinary.readouterr().out
+    assert b"secret" not in found
+    assert b"# etc/blob: no text, and not in this patch\n" in found
+    assert b"# etc/app.conf: mode 664\n" in found
+    assert b"\n--- a" not in found

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from abupdate.boot.grubenv import encode
+from abupdate.boot.state import provision
 from abupdate.config import Settings, load
 from abupdate.errors import UsageError
 from abupdate.paths import Paths
@@ -21,6 +26,7 @@ patiently() { "$@"; }
 note() { echo "$*" >> "$report"; }
 argument() { echo "${boot:-}"; }
 have_data=y
+bind=/var
 """
 Shell = Callable[..., str]
 
@@ -86,6 +92,15 @@ def test_lists_are_read_as_the_settings_read_them(tmp_path: Path, shell: Shell, 
         ('[state]\nbind = ["/var/../etc"]\n', "state.bind"),
         ('[state]\nbind = ["var"]\n', "state.bind"),
         ('[state]\nbind = ["/"]\n', "state.bind"),
+        ('[state]\nbind = ["/us*"]\n', "state.bind"),
+        ('[state]\nbind = ["/opt", "/opt/app"]\n', "/opt/app lies in /opt"),
+        ('[state]\nbind = [ # [on data]\n"/var",\n]\n', "a list in one line"),
+        ('[state]\nbind = ["/opt/\\u0041"]\n', "a list in one line"),
+        (
+            '[state]\nbind = ["/var"]\n[boot]\n[device]\ncompatible = """\n[state]\n'
+            'bind = ["/x"]\n"""\n',
+            "a list in one line",
+        ),
     ],
 )
 def test_what_the_initramfs_would_not_read_is_an_error(
@@ -107,7 +122,7 @@ def test_the_owners_files_have_no_such_table(tmp_path: Path) -> None:
 def test_what_is_not_a_path_is_told(tmp_path: Path, shell: Shell) -> None:
     settings(tmp_path, '[state]\nbind = ["/var", "home", "/x/../y", "*"]\n')
     assert shell("listed bind ''").split() == ["/var"]
-    assert report(tmp_path).count("a path from / was expected") == 3
+    assert report(tmp_path).count("a plain path from / was expected") == 3
 
 
 FILL = 'slot_itself=$root/slot; bind="/var /home"; fill_new'
@@ -128,20 +143,54 @@ def test_another_release_brings_what_is_new_in_it(tmp_path: Path, shell: Shell) 
     (tmp_path / ".abupdate/release.toml").write_text("2\n")
     shell(FILL)
     found = {str(path.relative_to(state)) for path in state.rglob("*")}
-    assert found == {
-        ".filled", "home", "var", "var/lib", "var/lib/app", "var/lib/app/mine", "var/lib/new",
+    assert {name for name in found if not name.startswith(".filled")} == {
+        "home", "var", "var/lib", "var/lib/app", "var/lib/app/mine", "var/lib/new",
         "var/lib/new/file", "var/log", "var/.hidden", "var/lib/odd name*",
     }  # fmt: skip
-    # What the owner removed stays away until yet another release comes.
+    # What the owner removed stays away, also when yet another release comes with it.
     (state / "var/.hidden").rmdir()
     shell(FILL)
     assert not (state / "var/.hidden").exists()
-    shell(FILL, slot="R")
     (tmp_path / ".abupdate/release.toml").write_text("3\n")
+    (slot / "var/newer").mkdir()
     shell(FILL, slot="R")
-    assert not (state / "var/.hidden").exists()
+    assert not (state / "var/newer").exists()
+    shell("copy=false; " + FILL)  # no room
+    assert not (state / "var/newer").exists()
     shell(FILL)
-    assert (state / "var/.hidden").exists()
+    assert (state / "var/newer").exists()
+    assert not (state / "var/.hidden").exists()
+
+
+def test_nothing_is_added_to_folders_of_users(tmp_path: Path, shell: Shell) -> None:
+    """They could have put a link in the way."""
+    slot, state = tmp_path / "slot", tmp_path / "data/state"
+    (slot / "var/lib/user/new").mkdir(parents=True)
+    (state / "var/lib/user").mkdir(parents=True)
+    os.chown(state / "var/lib", 1000, 1000)
+    shell("slot_itself=$root/slot; add_missing $slot_itself/var $state/var 99")
+    assert list((state / "var/lib/user").iterdir()) == []
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_filled_for_the_first_time_and_cut_off(tmp_path: Path, shell: Shell, steps: int) -> None:
+    """A folder in it may be on data already, of a release before."""
+    slot, state = tmp_path / "slot", tmp_path / "data/state"
+    for name in ("opt/app/data", "opt/tool", "var/lib"):
+        (slot / name).mkdir(parents=True)
+        (slot / name / "file").write_text("release\n")
+    (state / "opt/app/data").mkdir(parents=True)
+    (state / "opt/app/data/file").write_text("mine\n")
+    fill = "slot_itself=$root/slot; fill_state /opt; fill_state /var"
+    shell(CUT.format(steps=steps) + fill)
+    shell(fill)
+    assert (state / "opt/app/data/file").read_text() == "mine\n"
+    assert (state / "opt/tool/file").read_text() == "release\n"
+    assert (state / "var/lib/file").read_text() == "release\n"
+    assert {path.name for path in state.iterdir()} == {".filled", "opt", "var"}
+    shutil.rmtree(state / "opt/tool")
+    shell(fill)
+    assert not (state / "opt/tool").exists()
 
 
 def test_the_machine_keeps_its_id(tmp_path: Path, shell: Shell) -> None:
@@ -165,15 +214,30 @@ def test_the_machine_keeps_its_id(tmp_path: Path, shell: Shell) -> None:
 
 
 CARE = 'snapshot="/var/lib/app /var/lib/late"; care_for_data'
+BACK = "snapshot=; care_for_data"
+# After so many commands that change something, the power goes.
+CUT = """
+budget={steps}
+step() {{ [ $budget -gt 0 ] || exit 0; budget=$((budget - 1)); command "$@"; }}
+cp() {{ step cp "$@"; }}; mv() {{ step mv "$@"; }}; rm() {{ step rm "$@"; }}
+"""
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    folder = tmp_path / "var/lib/app"
+    folder = tmp_path / "data/state/var/lib/app"
     folder.mkdir(parents=True)
     (folder / "database").write_text("old\n")
     (tmp_path / "data/abupdate").mkdir(parents=True)
+    confirmed(tmp_path, "A")
     return folder
+
+
+def confirmed(tmp_path: Path, slot: str) -> None:
+    """What normally boots."""
+    grubenv = tmp_path / "boot/efi/grub/grubenv"
+    grubenv.parent.mkdir(parents=True, exist_ok=True)
+    grubenv.write_bytes(encode(replace(provision(3, 8), slot=slot)))
 
 
 def spoil(app: Path) -> None:
@@ -182,62 +246,116 @@ def spoil(app: Path) -> None:
     (app.parent / "late").write_text("late\n")
 
 
-def test_a_fallback_finds_data_as_it_was(tmp_path: Path, shell: Shell, app: Path) -> None:
-    snapshot = tmp_path / "data/abupdate/snapshot"
-    shell(CARE, slot="B", boot="trial")
-    assert (snapshot / "complete").read_text() == "B\n"
-    spoil(app)
-    shell(CARE, slot="B", boot="trial")  # its second boot: kept is what was before the first
-    shell("snapshot=; care_for_data", slot="A", boot="fallback")
+def assert_as_it_was(tmp_path: Path, app: Path) -> None:
     assert [path.name for path in app.iterdir()] == ["database"]
-    assert (app / "database").read_text() == "old\n"
-    assert not (app.parent / "late").exists()
-    assert [path.name for path in app.parent.iterdir()] == ["app"]
-    assert not snapshot.exists()
-    assert "repaired /var/lib/app is as it was before the trial" in report(tmp_path)
-    (app / "database").write_text("newer\n")
-    shell("snapshot=; care_for_data", slot="A")
-    assert (app / "database").read_text() == "newer\n"
-
-
-def test_what_was_confirmed_stays(tmp_path: Path, shell: Shell, app: Path) -> None:
-    shell(CARE, slot="B", boot="trial")
-    spoil(app)
-    shell(CARE, slot="B", boot="normal")
-    assert not (tmp_path / "data/abupdate/snapshot").exists()
-    shell(CARE, slot="A", boot="trial")  # a rollback is a trial of its own
-    assert (app / "database").read_text() == "new\n"
-    assert (tmp_path / "data/abupdate/snapshot/complete").read_text() == "A\n"
-
-
-@pytest.mark.parametrize("steps", range(12))
-def test_put_back_is_cut_off_anywhere(tmp_path: Path, shell: Shell, app: Path, steps: int) -> None:
-    """After so many commands that change something, the power goes."""
-    shell(CARE, slot="B", boot="trial")
-    spoil(app)
-    cut = f"""
-    budget={steps}
-    step() {{ [ $budget -gt 0 ] || exit 0; budget=$((budget - 1)); command "$@"; }}
-    cp() {{ step cp "$@"; }}; mv() {{ step mv "$@"; }}; rm() {{ step rm "$@"; }}
-    """
-    shell(cut + "snapshot=; care_for_data", slot="A", boot="fallback")
-    shell("snapshot=; care_for_data", slot="A", boot="normal")
     assert (app / "database").read_text() == "old\n"
     assert [path.name for path in app.parent.iterdir()] == ["app"]
     assert list((tmp_path / "data/abupdate").iterdir()) == []
 
 
-def test_no_room_to_keep_it(tmp_path: Path, shell: Shell, app: Path) -> None:
-    shell("cp() { return 1; }\n" + CARE, slot="B", boot="trial")
-    assert not (tmp_path / "data/abupdate/snapshot").exists()
-    assert "a fallback will not bring it back" in report(tmp_path)
+def test_a_fallback_finds_data_as_it_was(tmp_path: Path, shell: Shell, app: Path) -> None:
+    shell(CARE, slot="B", boot="trial")
+    assert (tmp_path / "data/abupdate/snapshot/complete").read_text() == "B\n"
+    spoil(app)
+    shell(CARE, slot="B", boot="trial")  # its second boot: kept is what was before the first
+    shell(CARE, slot="B", boot="normal")  # from the menu
+    for other in ("R", ""):
+        shell(BACK, slot=other)
+    assert (app / "database").read_text() == "new\n"
+    shell(BACK, slot="A", boot="fallback")
+    assert_as_it_was(tmp_path, app)
+    assert "repaired /var/lib/app is as it was before the trial" in report(tmp_path)
+    (app / "database").write_text("newer\n")
+    shell(BACK, slot="A")
+    assert (app / "database").read_text() == "newer\n"
 
 
-def test_no_room_to_put_it_back(tmp_path: Path, shell: Shell, app: Path) -> None:
+def test_what_was_confirmed_stays(tmp_path: Path, shell: Shell, app: Path) -> None:
+    """Also where the power went before the confirm could drop the snapshot."""
     shell(CARE, slot="B", boot="trial")
     spoil(app)
-    shell("cp() { return 1; }\nsnapshot=; care_for_data", slot="A", boot="fallback")
+    confirmed(tmp_path, "B")
+    shell(BACK, slot="A", boot="normal")  # from the menu
+    assert (app / "database").read_text() == "new\n"
+    shell(CARE, slot="A", boot="trial")  # a rollback is a trial of its own
+    assert (app / "database").read_text() == "new\n"
+    assert (tmp_path / "data/abupdate/snapshot/complete").read_text() == "A\n"
+
+
+@pytest.mark.parametrize("steps", range(16))
+def test_put_back_is_cut_off_anywhere(tmp_path: Path, shell: Shell, app: Path, steps: int) -> None:
+    shell(CARE, slot="B", boot="trial")
+    spoil(app)
+    shell(CUT.format(steps=steps) + BACK, slot="A", boot="fallback")
+    shell(BACK, slot="A", boot="normal")
+    assert_as_it_was(tmp_path, app)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_keeping_it_is_cut_off_anywhere(
+    tmp_path: Path, shell: Shell, app: Path, steps: int
+) -> None:
+    shell(CUT.format(steps=steps) + CARE, slot="B", boot="trial")
+    shell(CARE, slot="B", boot="trial")
+    spoil(app)
+    shell(BACK, slot="A", boot="normal")
+    assert_as_it_was(tmp_path, app)
+
+
+def test_no_room_to_keep_it(tmp_path: Path, shell: Shell, app: Path) -> None:
+    """Nor is it kept by a later boot of the trial, which may have changed it by then."""
+    shell("copy=false; " + CARE, slot="B", boot="trial")
+    assert "a fallback will not find it as it was" in report(tmp_path)
+    spoil(app)
+    shell(CARE, slot="B", boot="trial")
+    shell(BACK, slot="A", boot="fallback")
+    assert (app / "database").read_text() == "new\n"
+    assert "data is as the trial left it" in report(tmp_path)
+    assert list((tmp_path / "data/abupdate").iterdir()) == []
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_no_room_to_put_it_back(tmp_path: Path, shell: Shell, app: Path, steps: int) -> None:
+    shell(CARE, slot="B", boot="trial")
+    spoil(app)
+    shell("copy=false; " + CUT.format(steps=steps) + BACK, slot="A", boot="fallback")
+    shell("copy=false; " + BACK, slot="A", boot="fallback")
     assert (app / "database").read_text() == "new\n"
     left = tmp_path / "data/abupdate/snapshot-not-put-back"
-    assert (left / "1/database").read_text() == "old\n"
-    assert "no room to put /var/lib/app back" in report(tmp_path)
+    assert (left / "1.kept/database").read_text() == "old\n"
+    assert "/var/lib/app is as the trial left it: what it was before" in report(tmp_path)
+
+
+def test_no_link_of_a_user_is_followed(tmp_path: Path, shell: Shell, app: Path) -> None:
+    """Root reads and writes here what is below folders that others may change."""
+    home = tmp_path / "data/state/var/home"
+    (home / "data/app").mkdir(parents=True)
+    (home / "data/app/file").write_text("old\n")
+    care = 'snapshot="/var/home/data/app"; care_for_data'
+    os.chown(home, 1000, 1000)
+    shell(care, slot="B", boot="trial")
+    assert "in folders that are root's" in report(tmp_path)
+    shell(BACK, slot="A")
+    os.chown(home, 0, 0)
+    shell(care, slot="B", boot="trial")
+    (tmp_path / "etc").mkdir()
+    (home / "data").rename(home / "away")
+    (home / "data").symlink_to("../../../../etc")
+    shell(BACK, slot="A")
+    assert "there is a link in its way" in report(tmp_path)
+    assert list((tmp_path / "etc").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/usr/share", "/data/abupdate/store.git", "/var/lib/link"])
+def test_what_is_not_kept(tmp_path: Path, shell: Shell, app: Path, path: str) -> None:
+    (app.parent / "link").symlink_to("app")
+    shell(f"snapshot={path}; care_for_data", slot="B", boot="trial")
+    assert f"{path}: a path on data was expected" in report(tmp_path)
+    assert (tmp_path / "data/abupdate/snapshot/without").exists()
+
+
+def test_a_folder_that_the_trial_renamed(tmp_path: Path, shell: Shell, app: Path) -> None:
+    shell("snapshot=/var/lib/app/database; care_for_data", slot="B", boot="trial")
+    app.rename(app.with_name("app2"))
+    shell(BACK, slot="A", boot="fallback")
+    assert (app / "database").read_text() == "old\n"

@@ -235,6 +235,146 @@ def test_an_account_that_both_changed() -> None:
     assert "$y$" not in found.findings[0].text
 
 
+def accounts(**files: str) -> Tree:
+    return tree(
+        **{name: "".join(f"{line}\n" for line in text.split()) for name, text in files.items()}
+    )
+
+
+def test_an_account_that_the_owner_uses_stays_whole() -> None:
+    base = accounts(passwd="root:x:0:0::/:/s demo:x:1000:1000::/d:/s", shadow="root:!:: demo:!::",
+                    group="root:x:0: sudo:x:27:demo,web demo:x:1000:")  # fmt: skip
+    mine = accounts(passwd="root:x:0:0::/:/s demo:x:1000:1000::/d:/s",
+                    shadow="root:!:: demo:secret::",
+                    group="root:x:0: sudo:x:27:demo,web demo:x:1000:")  # fmt: skip
+    theirs = accounts(passwd="root:x:0:0::/:/s user:x:1001:1001::/u:/s",
+                      shadow="root:!:: user:!::",
+                      group="root:x:0: sudo:x:27:web,user user:x:1001:")  # fmt: skip
+    found = merged(base, mine, theirs)
+    assert found.tree[b"passwd"].read().split() == [
+        b"root:x:0:0::/:/s", b"user:x:1001:1001::/u:/s", b"demo:x:1000:1000::/d:/s"
+    ]  # fmt: skip
+    assert b"demo:secret::" in found.tree[b"shadow"].read()
+    assert found.tree[b"group"].read().split() == [
+        b"root:x:0:", b"sudo:x:27:web,user,demo", b"user:x:1001:", b"demo:x:1000:"
+    ]  # fmt: skip
+    assert told(found) == [(b"passwd", Outcome.CONFLICT)]
+    # One that the owner never touched goes with the release.
+    found = merged(base, base | tree(other="1"), theirs)
+    assert b"demo" not in found.tree[b"passwd"].read() + found.tree[b"group"].read()
+
+
+def test_groups_of_the_owners_accounts_keep_their_ids() -> None:
+    base = accounts(passwd="root:x:0:0::/:/s", group="root:x:0: staff:x:500:")
+    mine = accounts(passwd="root:x:0:0::/:/s anna:x:1000:500::/a:/s",
+                    group="root:x:0: staff:x:500:")  # fmt: skip
+    for group in ("root:x:0: staff:x:501: other:x:500:", "root:x:0: other:x:500:"):
+        theirs = accounts(passwd="root:x:0:0::/:/s web:x:9:501::/w:/s log:x:8:500::/w:/s",
+                          group=group)  # fmt: skip
+        found = merged(base, mine, theirs)
+        assert {b"staff:x:500:", b"other:x:999:"} <= set(found.tree[b"group"].read().split())
+        assert b"anna:x:1000:500::/a:/s" in found.tree[b"passwd"].read()
+        assert b"log:x:8:999::/w:/s" in found.tree[b"passwd"].read()
+        assert [outcome for _, outcome in told(found)] == [Outcome.RENUMBERED] * 2
+
+
+def test_a_group_that_was_renumbered_stays_so() -> None:
+    """By the update before; this one brings an account of that group."""
+    base = accounts(passwd="root:x:0:0::/:/s", group="root:x:0: web:x:998:")
+    mine = accounts(passwd="root:x:0:0::/:/s", group="root:x:0: web:x:999: box:x:998:")
+    theirs = accounts(passwd="root:x:0:0::/:/s log:x:997:998::/:/s",
+                      group="root:x:0: web:x:998:")  # fmt: skip
+    found = merged(base, mine, theirs)
+    assert b"log:x:997:999::/:/s" in found.tree[b"passwd"].read()
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        ("demo:200000:65536", "demo:100000:65536 web:200000:65536",
+         "demo:200000:65536 web:265536:65536"),
+        ("demo:100000:65536 anna:300000:65536", "demo:100000:65536 web:300000:65536",
+         "demo:100000:65536 web:365536:65536 anna:300000:65536"),
+        ("demo:100000:65536 anna:4294836224:65536", "demo:100000:65536 web:4294836224:131072",
+         "demo:100000:65536 web:4294836224:131072 anna:4294836224:65536"),
+    ],
+)  # fmt: skip
+def test_ranges_of_ids(mine: str, theirs: str, expected: str) -> None:
+    found = merged(accounts(subuid="demo:100000:65536"), accounts(subuid=mine),
+                   accounts(subuid=theirs))  # fmt: skip
+    assert found.tree[b"subuid"].read().decode().split() == expected.split()
+    assert len(found.findings) == 1
+
+
+def test_odd_lines_of_accounts() -> None:
+    base = tree(passwd="root:x:0:0::/:/s\nodd:x:5:5:a\rb:/:/s\n+::::::\n")
+    mine = tree(passwd="root:x:0:0::/:/s\nodd:x:5:5:a\rb:/:/s\nbig:x:" + "9" * 5000
+                + ":1::/:/s\ntoor:x:0:0::/:/s\n-bad::::::\n+::::::\n")  # fmt: skip
+    theirs = tree(passwd="root:x:0:0::/:/s\nodd:x:5:5:a\rb:/:/s\nadmin:x:0:0::/:/s\n+::::::\n")
+    lines = merged(base, mine, theirs).tree[b"passwd"].read().split(b"\n")
+    assert lines[1] == b"odd:x:5:5:a\rb:/:/s"
+    assert b"admin:x:0:0::/:/s" in lines
+    assert lines[-3:] == [b"-bad::::::", b"+::::::", b""] or lines[-3:] == [
+        b"+::::::", b"-bad::::::", b""]  # fmt: skip
+
+
+def test_a_conflict_stays_until_somebody_settles_it() -> None:
+    name = b"a" + BESIDE
+    mine = tree(a="mine") | {name: file("2")}
+    policy, text = Policy({}), "both changed it: yours stays"
+
+    def again(theirs: Tree) -> Merged:
+        return merge(tree(a="2"), mine, theirs, policy, merge_text, {b"a": text})
+
+    found = again(tree(a="3"))  # and once more
+    assert found.tree == tree(a="mine") | {name: file("3")}
+    found = again(tree(a="2", other="1"))
+    assert found.tree == tree(a="mine", other="1") | {name: file("2")}
+    assert found.findings == [Finding(b"a", Outcome.CONFLICT, text)]
+    found = again(tree(a="mine"))  # the release has what the owner wanted
+    assert (found.tree, found.findings) == (tree(a="mine"), [])
+
+
+def test_two_files_that_were_renamed_into_one() -> None:
+    found = merged(tree(a=LINES, b=LINES), tree(a=LINES + "A\n", b="B\n" + LINES), tree(c=LINES))
+    assert found.tree == tree(c=LINES + "A\n", b="B\n" + LINES)
+    assert told(found) == [(b"b", Outcome.CONFLICT), (b"c", Outcome.MOVED)]
+
+
+def test_rules_are_not_passed_by_by_a_rename() -> None:
+    keys = "abupdate__allowed_signers.d__"
+    base = tree(**{f"{keys}vendor": "good\nbad\n"})
+    found = merged(
+        base, tree(**{f"{keys}mine": "good\nbad\n"}), tree(**{f"{keys}vendor": "good\n"})
+    )
+    assert found.tree[b"abupdate/allowed_signers.d/vendor"] == file("good\n")
+    found = merged(base, tree(**{f"{keys}vendor": "good\nbad\nevil\n"}),
+                   tree(**{f"{keys}vendor2": "good\nbad\n"}))  # fmt: skip
+    assert found.tree == tree(**{f"{keys}vendor2": "good\nbad\n"})
+    revoked = "abupdate__revoked"
+    found = merged(tree(**{revoked: "one\n"}), tree(), tree(**{revoked: "one\ntwo\n"}),
+                   **{"abupdate__**": "drop"})  # fmt: skip
+    assert found.tree[b"abupdate/revoked"] == file("one\ntwo\n")
+
+
+def test_a_folder_that_the_release_made_a_link_stays_whole() -> None:
+    """Nobody could log in with a pam.d that has the owner's file alone."""
+    link = Node(Kind.LINK, 0o777, target=b"../usr/lib/pam.d")
+    mine = tree(d__login="1", d__own="own")
+    found = merged(tree(d__login="1"), mine, tree(d=link))
+    assert found.tree == mine | {b"d" + BESIDE: link}
+
+
+def test_names_that_are_long_or_steer_a_terminal() -> None:
+    name = "x" * 250
+    found = merged(tree(**{name: "1"}), tree(**{name: "2"}), tree(**{name: "3"}))
+    assert found.tree == tree(**{name: "2"})
+    assert found.findings[0].text == "both changed it: yours stays"
+    name = "\x1b]0;owned\x07"
+    found = merged(tree(**{name: "1"}), tree(**{name: "2"}), tree(**{name: "3"}))
+    assert found.findings[0].text.isprintable()
+
+
 def is_tree(found: Tree) -> bool:
     return all(not name or found.get(parent(name), file("")).kind is Kind.FOLDER for name in found)
 

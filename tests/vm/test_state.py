@@ -232,7 +232,8 @@ def test_a_fallback_finds_all_as_it_was(owner: Owner) -> None:
 
 GARBAGE = """
     cd {upper}
-    mkdir -p systemd
+    mkdir -p systemd abupdate/config.d
+    printf '[confirm]\ndeadline = 90\n' > abupdate/config.d/90-deadline.toml
     for name in fstab passwd group shadow ld.so.conf ld.so.cache nsswitch.conf \
         systemd/system.conf systemd/journald.conf; do
         head -c 3000 /dev/urandom > $name
@@ -245,7 +246,7 @@ GARBAGE = """
 
 @pytest.mark.row("S44")
 def test_garbage_in_the_overlay(owner: Owner) -> None:
-    """Of a trial: it falls back. Of what runs: its limit is reached, or clean it starts."""
+    """Of a trial, which may come up and never be judged: it is left at the deadline."""
     machine = owner.machine
     overlay = owner.overlay("A")
     machine.run("abupdate", "rollback")
