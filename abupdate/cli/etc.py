@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from abupdate.cli.invocation import Json, machine_of
+from abupdate.cli.invocation import Json, machine_of, settings_of
 
 etc = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Context = typer.Context
@@ -72,3 +72,13 @@ def resolve(context: Context, paths: Paths) -> None:
     from abupdate.update.etc_changes import resolve as run_resolve
 
     run_resolve(machine_of(context), paths)
+
+
+@etc.command(hidden=True)
+def carry(context: Context) -> None:
+    """For abupdate-etc.service: what was changed since the install goes along, too."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.update.etc import carry_again
+
+    if carry_again(machine_of(context), settings_of(context), terminal_events()) is not None:
+        print("Your changes in /etc since the install go along.")

@@ -16,6 +16,7 @@ owner renamed stays as the owner has it, which is a conflict where the release c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -56,11 +57,12 @@ class Finding:
 
 @dataclass
 class Merged:
-    """The new tree, what is to be told, and how many paths the owner has changed."""
+    """The new tree, what is to be told, how many paths the owner has changed, and their hash."""
 
     tree: Tree
     findings: list[Finding] = field(default_factory=list)
     changed: int = 0
+    source: str = ""
 
     def tell(self, path: bytes, outcome: Outcome, text: str) -> None:
         self.findings.append(Finding(path, outcome, text))
@@ -112,6 +114,16 @@ def changes(base: Tree, mine: Tree) -> list[bytes]:
         if (found := mine.get(name)) is not base.get(name)
         and (found is None or not found.same(base.get(name)))
     )
+
+
+def fingerprint(base: Tree, mine: Tree) -> str:
+    """A hash of what differs, its content included."""
+    digest = hashlib.sha256()
+    for name in changes(base, mine):
+        node = mine.get(name)
+        content = None if node is None else hashlib.sha256(node.read()).hexdigest()
+        digest.update(repr((name, node and node.about, content)).encode())
+    return digest.hexdigest()
 
 
 class _Merge:

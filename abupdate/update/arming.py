@@ -87,6 +87,8 @@ def arm(machine: Machine, slot: Slot, events: Events) -> None:
         for what, note in (
             ("failed list", lambda: machine.records.remove_failed(record.commit)),
             ("intent", lambda: machine.records.write_intent(done)),
+            # For abupdate-etc.service, which then has something to do at the shutdown.
+            ("armed", (machine.paths.runtime / "armed").touch),
         ):
             attempt_note(note, events.warning, what)
 

@@ -38,13 +38,15 @@ class Told:
 class Carried:
     """What became of the owner's changes. `changed`: how many paths they were.
 
-    `from_release` is None where it is not known.
+    `from_release` is None where it is not known. `source`: a hash of the changes, which tells
+    whether the owner went on afterwards.
     """
 
     from_release: str | None
     to_release: str
     changed: int
     findings: tuple[Told, ...] = ()
+    source: str = ""
     format: int = FORMAT
 
     @property

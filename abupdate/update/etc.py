@@ -13,11 +13,12 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from abupdate.boot.state import Ustate
 from abupdate.config import Settings
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
 from abupdate.errors import NoSpaceError
-from abupdate.etc.merge import Merged, merge
+from abupdate.etc.merge import Merged, fingerprint, merge
 from abupdate.etc.policy import Policy
 from abupdate.etc.text import merge_text
 from abupdate.etc.tree import read_overlay, read_tree
@@ -27,8 +28,10 @@ from abupdate.failpoints import failpoint
 from abupdate.run import run
 from abupdate.store.manifest import escape, unescape
 from abupdate.update.carried import RECORD, Carried, Told, carried, overlay
-from abupdate.update.records import sync_directory, write_json
-from abupdate.update.slots import Machine
+from abupdate.update.job import job, unstoppable
+from abupdate.update.records import SlotState, sync_directory, write_json
+from abupdate.update.slots import Machine, require_root
+from abupdate.update.target import target
 
 _READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
 # The running system may change its /etc while we read it.
@@ -73,6 +76,7 @@ def carry_over(
         release,
         merged.changed,
         tuple(Told(escape(one.path).decode(), one.outcome, one.text) for one in merged.findings),
+        merged.source,
     )
     write_json(new / RECORD, asdict(done))
     run(["sync", "--file-system", base], timeout=300)
@@ -85,6 +89,33 @@ def carry_over(
     for told in done.conflicts:
         events.warning(f"/etc/{told.path}: {told.text}")
     return done
+
+
+def carry_again(machine: Machine, settings: Settings, events: Events) -> Carried | None:
+    """What the owner changed since the install, for the slot that is tried next.
+
+    For the shutdown before its trial; None where nothing is to be done. A slot that was
+    confirmed once has an /etc of its own, which a rollback finds as it was.
+    """
+    require_root()
+    with job(machine.paths.runtime, "etc"):
+        booted, slot, partition = target(machine)
+        state, record = machine.boot_state(), machine.records.slot(slot)
+        known = carried(machine.paths, slot)
+        if state.ustate != Ustate.INSTALLED or state.trial != slot or booted.slot is None:
+            return None
+        if record is None or record.state != SlotState.CLEAN or record.confirmed is not None:
+            return None
+        with filesystem.bound(machine.paths.root, machine.lower) as running:
+            lower = read_tree(running / "etc")
+            mine = read_overlay(lower, overlay(machine.paths, booted.slot) / "upper")
+            source = fingerprint(lower, mine)
+        if known is None or known.source == source or known.to_release != record.release:
+            return None
+        with unstoppable():
+            return carry_over(
+                machine, booted.slot, slot, partition.device, record.release, settings, events
+            )
 
 
 def _unsettled(machine: Machine, booted: Slot) -> dict[bytes, str]:
@@ -117,5 +148,6 @@ def _write_new(
             mine = read_overlay(lower, overlay(machine.paths, booted) / "upper")
             policy, unsettled = Policy(settings.etc.policy), _unsettled(machine, booted)
             merged = merge(lower, mine, theirs, policy, merge_text, unsettled)
+            merged.source = fingerprint(lower, mine)
         write_upper(merged.tree, theirs, upper)
         return merged

@@ -339,3 +339,37 @@ def test_what_a_patch_says_and_does_not(
     assert b"# etc/blob: no text, and not in this patch\n" in found
     assert b"# etc/app.conf: mode 664\n" in found
     assert b"\n--- a" not in found
+
+
+def test_what_was_changed_after_the_install_goes_along(
+    updated: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the unit that runs at the shutdown before the trial."""
+    device = updated
+    with etc(device) as top:
+        (top / "own.conf").write_text("own\n")
+        assert device.run("install", device.top / "62.bundle") == 0
+        assert (device.paths.runtime / "armed").exists()
+        record = device.paths.data / "etc" / str(device.booted.other) / "merge.json"
+        before = record.stat().st_ino
+        capsys.readouterr()
+        assert device.run("etc", "carry") == 0  # nothing has happened since
+        assert (record.stat().st_ino, capsys.readouterr().out) == (before, "")
+        (top / "own.conf").write_text("later\n")
+        (top / "line.conf").write_text("mine\n")
+        assert device.run("etc", "carry") == 0
+        found = capsys.readouterr()
+        assert "go along" in found.out
+        assert "/etc/line.conf: both changed it" in " ".join(found.err.split())
+    device.boot(device.booted.other, "trial")
+    with etc(device) as top:
+        assert (top / "own.conf").read_text() == "later\n"
+        assert (top / "line.conf").read_text() == "mine\n"
+        assert device.run("confirm") == 0
+    device.boot(device.booted, "normal")
+    # A rollback finds the other slot's as it was.
+    with etc(device) as top:
+        (top / "newer.conf").write_text("newer\n")
+        assert device.run("rollback") == 0
+        assert device.run("etc", "carry") == 0
+    assert not (device.paths.data / "etc" / str(device.booted.other) / "upper/newer.conf").exists()

@@ -172,9 +172,11 @@ def test_an_update_keeps_what_the_user_did(owner: Owner) -> None:
     done = owner.machine.install("2.bundle")
     assert "/etc/line.conf: both changed it" in done.stderr
     assert owner.overlay("A") == overlay
+    owner.sh("echo late > /etc/late.conf; echo anna:secret2 | chpasswd")
     owner.machine.reboot()
     owner.boots("2", "B", "trial")
-    owner.logs_in("anna", "secret", r"anna@\S+")
+    assert owner.sh("cat /etc/late.conf") == "late\n"
+    owner.logs_in("anna", "secret2", r"anna@\S+")
     text = TEXT.replace("option0 = 0", "option0 = 2").replace("option15 = 15", "option15 = mine")
     assert owner.sh("cat /etc/app.conf") == text
     assert owner.sh("cat /etc/line.conf /etc/line.conf.abupdate-new /etc/plain.conf") == (
@@ -214,7 +216,7 @@ def test_a_fallback_finds_all_as_it_was(owner: Owner) -> None:
     status = machine.status()
     assert status["last_install"]["outcome"] == "fallback"
     assert "snapshot: /var/lib/app is as it was before the trial" in status["problems"]
-    owner.logs_in("anna", "secret", r"anna@\S+")
+    owner.logs_in("anna", "secret2", r"anna@\S+")
     machine.mount_medium()
     machine.install("4.bundle")
     machine.reboot()
@@ -227,7 +229,7 @@ def test_a_fallback_finds_all_as_it_was(owner: Owner) -> None:
         {"path": "app.conf", "outcome": "merged",
          "text": "your changes and the release's are both in it"}
     ]  # fmt: skip
-    owner.logs_in("anna", "secret", r"anna@\S+")
+    owner.logs_in("anna", "secret2", r"anna@\S+")
 
 
 GARBAGE = """
