@@ -43,7 +43,7 @@ Argument = str | bytes | os.PathLike[str]
 # Where the programs come from that an update needs: the package's name in Debian.
 PACKAGES = {
     **dict.fromkeys(("e2fsck", "mke2fs", "tune2fs"), "e2fsprogs"),
-    **dict.fromkeys(("chown", "cp", "mv", "rm", "sync", "tee"), "coreutils"),
+    **dict.fromkeys(("chown", "mv", "rm", "sync", "tee"), "coreutils"),
     **dict.fromkeys(("mount", "umount"), "mount"),
     **dict.fromkeys(("prlimit", "setpriv", "unshare"), "util-linux"),
     **dict.fromkeys(("diff", "diff3"), "diffutils"),

@@ -27,7 +27,6 @@ KILLED = {
     "tune2fs": "",
     "e2fsck": "-n",
     "mount": "",
-    "cp": "",
 }
 
 

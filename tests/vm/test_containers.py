@@ -14,29 +14,15 @@ from device_vm import DeviceVM, make_medium
 from image import Sizes
 from vm import VM, Disk, accelerator
 
+from tests.vm import podman
 from tests.vm.trials import Trials
 
 pytestmark = pytest.mark.long
 
 _CONFIG = '[health]\ncontainers = ["web"]\nwait = 20\ninterval = 2\n'
 _NAME = "abupdate/config.d/20-containers.toml"
-# The smallest that podman takes without asking for a network, systemd or cgroups of its own.
-_PACKAGES = ("podman", "crun")
-ONE = guest.Release("1", packages=_PACKAGES)
-TWO = guest.Release("2", packages=_PACKAGES)
-
-_MAKE = r"""
-set -e
-mkdir -p /run/image/bin
-for applet in sh sleep test touch; do cp /usr/bin/busybox /run/image/bin/$applet; done
-for library in $(ldd /usr/bin/busybox | grep -o '/[^ ]*'); do
-  mkdir -p "/run/image${library%/*}" && cp -L "$library" "/run/image$library"
-done
-tar -C /run/image -cf - . | podman import --quiet - localhost/web:1
-podman create --name web --network none --cgroups disabled \
-  --health-cmd 'test -e /healthy' --health-interval disable \
-  localhost/web:1 sh -c 'touch /healthy; exec sleep 1000000'
-"""
+ONE = guest.Release("1", packages=podman.PACKAGES)
+TWO = guest.Release("2", packages=podman.PACKAGES)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +38,7 @@ def machine(images: Path) -> Iterator[Trials]:
         found.power_on()
         found.wait_for_boot()
         found.settle()
-        found.run("sh", "-c", _MAKE, timeout=600)
+        found.run("sh", "-c", podman.MAKE, timeout=600)
         found.mount_medium()
         found.install("2.bundle", "--no-arm")
         trials = Trials(found, disk)
@@ -77,7 +63,7 @@ def test_a_container_by_hand(machine: Trials) -> None:
     assert check(machine) == (7, "web is exited (exit code 137)")
     machine.machine.run("podman", "rm", "web", timeout=300)
     assert check(machine)[1] in ("web does not exist",)
-    machine.machine.run("sh", "-c", _MAKE, timeout=600)
+    machine.machine.run("sh", "-c", podman.MAKE, timeout=600)
     machine.machine.run("rm", f"/etc/{_NAME}")
 
 

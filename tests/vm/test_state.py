@@ -18,11 +18,12 @@ from guest import CONFIG, Release
 from image import Sizes
 from vm import VM, Disk, accelerator
 
+from tests.vm import podman
 from tests.vm.trials import Trials
 
 pytestmark = pytest.mark.long
 
-PACKAGES = ("adduser", "openssh-server")
+PACKAGES = ("adduser", "openssh-server", *podman.PACKAGES)
 TEXT = "".join(f"option{number} = {number}\n" for number in range(20))
 NETWORK = "[Match]\nName=en*\n[Network]\nDHCP=yes\n"
 # Its data is in a new form from release 3 on, which release 2 does not understand.
@@ -85,7 +86,9 @@ class Owner:
         """Checksums of what is the user's, and of what tells this machine from others."""
         return self.sh(
             "find /home/anna /data/mine /var/lib/mine /etc/machine-id /etc/ssh/ssh_host_*"
-            " -type f -exec sha256sum {} + | sort -k2"
+            " -type f -exec sha256sum {} + | sort -k2;"
+            "podman inspect --format '{{.Id}} {{.Image}}' web",
+            timeout=300,
         )
 
     def overlay(self, slot: str) -> str:
@@ -166,9 +169,10 @@ def test_an_update_keeps_what_the_user_did(owner: Owner) -> None:
         rm /etc/removed.conf
         sync
     """)  # fmt: skip
+    owner.sh(podman.MAKE, timeout=600)
     owner.logs_in("anna", "secret", r"anna@\S+")
     belongings, overlay = owner.belongings(), owner.overlay("A")
-    assert len(belongings.splitlines()) >= 9
+    assert len(belongings.splitlines()) >= 10
     done = owner.machine.install("2.bundle")
     assert "/etc/line.conf: both changed it" in done.stderr
     assert owner.overlay("A") == overlay
@@ -224,6 +228,7 @@ def test_a_fallback_finds_all_as_it_was(owner: Owner) -> None:
     assert owner.belongings() == belongings
     assert owner.sh("cat /var/lib/app/database") == "new form\n"
     assert machine.run("test", "-e", "/data/abupdate/snapshot", ok=None).code == 1
+    owner.sh("podman start web", timeout=300)
     assert owner.sh("cat /etc/line.conf /etc/plain.conf") == "mine\n4\n"
     assert owner.etc()["findings"] == [
         {"path": "app.conf", "outcome": "merged",

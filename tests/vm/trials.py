@@ -26,6 +26,8 @@ class Trials:
 
     def give(self, files: Mapping[str, str]) -> None:
         """Put files into slot B's /etc, and take those of the last time away."""
+        # Nothing that is changed here later is to take their place at a shutdown.
+        self.machine.run("systemctl", "mask", "--now", "--quiet", "abupdate-etc.service")
         for name in self._given:
             self.machine.run("rm", "-f", f"{_UPPER}/{name}")
         self._given = list(files)
@@ -47,8 +49,6 @@ class Trials:
     def start(self, *, stuck: bool = False) -> None:
         """Arm B, reboot into it. `stuck`: it does not get as far as a shell."""
         self.machine.run("abupdate", "arm")
-        # What is wrong with the trial was put into its /etc; nothing is to take its place.
-        self.machine.run("rm", "-f", "/run/abupdate/armed")
         since = self.machine.vm.serial.position
         self.machine.reboot()
         if stuck:
