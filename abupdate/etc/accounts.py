@@ -134,8 +134,8 @@ class _Merge:
                 self._groups.update(renumbered)
         if name in _RANGES:
             _ranges_apart(name, merged, ours, news, self._found)
-        # NIS takes over where its entries begin: nothing of ours may come behind them.
-        ordered = sorted(merged.items(), key=lambda item: item[0][0][:1] in (b"+", b"-"))
+        # NIS takes over at `+`: nothing may come behind it, and what it must leave out (`-`) not.
+        ordered = sorted(merged.items(), key=lambda item: b"-+".find(item[0][0][:1] or b" "))
         return b"".join(b":".join(entry) + b"\n" for _, entry in ordered)
 
 
@@ -181,10 +181,12 @@ def _entry(
     what = f"'{_shown(key)}'"
     if ours is None or new is None:
         gone, changed = ("you", "the release") if ours is None else ("the release", "you")
-        found.conflicts.append((file, f"{what} was removed by {gone} and changed by {changed}"))
+        stays = "it stays away" if ours is None else "yours stays"
+        text = f"{what} was removed by {gone} and changed by {changed}: {stays}"
+        found.conflicts.append((file, text))
         return ours
     if len(ours) != len(new) or (old is not None and len(old) != len(ours)):
-        found.conflicts.append((file, f"{what} has other fields in the release"))
+        found.conflicts.append((file, f"{what} has other fields in the release: yours stays"))
         return ours
     before = old if old is not None else (None,) * len(ours)
     lists = _LISTS.get(file, ())
@@ -198,7 +200,8 @@ def _entry(
             fields.append(_names(was or b"", mine, theirs))
         else:
             fields.append(mine)
-            found.conflicts.append((file, f"field {number + 1} of {what} was changed by both"))
+            text = f"field {number + 1} of {what} was changed by both: yours stays"
+            found.conflicts.append((file, text))
     return tuple(fields)
 
 

@@ -93,10 +93,14 @@ def merge(
 
 
 def _still(done: Merged, name: bytes, new: Node | None, beside: bool, text: str) -> None:
-    ours = done.tree.get(name)
-    if (ours.same(new) if ours is not None else new is None) or name not in done.tree:
+    if _same(done.tree.get(name), new):
         return
-    if beside and new is not None and new.kind in (Kind.FILE, Kind.LINK):
+    if (
+        beside
+        and new is not None
+        and new.kind in (Kind.FILE, Kind.LINK)
+        and parent(name) in done.tree
+    ):
         done.tree[name + BESIDE] = new
     done.tell(name, Outcome.CONFLICT, text)
 
@@ -176,7 +180,7 @@ class _Merge:
             about = self._about(name, *(t[name] for t in (self._base, self._mine, self._theirs)))
             self._put(name, replace(about, content=text))
         for name, told in merged.conflicts:
-            self._done.tell(name, Outcome.CONFLICT, f"{told}: yours stays")
+            self._done.tell(name, Outcome.CONFLICT, told)
         for name, told in merged.renumbered:
             self._done.tell(name, Outcome.RENUMBERED, told)
         return [name for name in waiting if name not in merged.files]

@@ -120,8 +120,10 @@ def carry_again(machine: Machine, settings: Settings, events: Events) -> Carried
 
 def _unsettled(machine: Machine, booted: Slot) -> dict[bytes, str]:
     known = carried(machine.paths, booted)
-    conflicts = known.conflicts if known is not None else ()
-    return {unescape(told.path.encode()): told.text for told in conflicts}
+    texts: dict[bytes, list[str]] = {}
+    for told in known.conflicts if known is not None else ():
+        texts.setdefault(unescape(told.path.encode()), []).append(told.text)
+    return {name: "; ".join(found) for name, found in texts.items()}
 
 
 def _write_new(
