@@ -106,6 +106,19 @@ def test_what_people_do_is_read_as_the_kernel_shows_it(
             assert_same(read_overlay(read_tree(lower), upper), read_tree(at))
 
 
+def test_a_folder_that_was_made_anew_hides_the_releases() -> None:
+    with folders("base", "upper", "work", "at") as (lower, upper, inner, at):
+        (lower / "d").mkdir()
+        (lower / "d/default").write_text("default")
+        with overlay(lower, upper, inner, at):
+            shutil.rmtree(at / "d")
+            (at / "d").mkdir()
+            (at / "d/mine").write_text("mine")
+            found = read_overlay(read_tree(lower), upper)
+            assert_same(found, read_tree(at))
+            assert found.keys() == {b"", b"d", b"d/mine"}
+
+
 SETTINGS = "".join(f"option{number} = {number}\n" for number in range(20))
 
 

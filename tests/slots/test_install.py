@@ -162,6 +162,17 @@ def test_a_second_install_replaces_the_armed_one(device: Device) -> None:
     assert device.run("verify", "B") == 0
 
 
+def test_a_confirm_drops_what_was_kept_of_data(device: Device) -> None:
+    """By the initramfs, to be put back after a fallback."""
+    assert device.run("install", device.top / "2.bundle") == 0
+    device.boot(device.booted.other, "trial")
+    snapshot = device.paths.state / "snapshot"
+    (snapshot / "1.kept").mkdir(parents=True)
+    (snapshot / "complete").write_text("B\n")
+    assert device.run("confirm") == 0
+    assert not snapshot.exists()
+
+
 def test_etc_changes_go_along_and_stay_behind(device: Device) -> None:
     upper = device.paths.data / "etc/A/upper"
     (upper / "hostname").write_text("mine\n")

@@ -345,6 +345,12 @@ def test_two_files_that_were_renamed_into_one() -> None:
     assert told(found) == [(b"b", Outcome.CONFLICT), (b"c", Outcome.MOVED)]
 
 
+def test_a_file_that_may_have_been_renamed_to_two_places() -> None:
+    found = merged(tree(a=LINES), tree(a=LINES + "A\n"), tree(b=LINES, c=LINES))
+    assert found.tree == tree(a=LINES + "A\n", b=LINES, c=LINES)
+    assert told(found) == [(b"a", Outcome.CONFLICT)]
+
+
 def test_rules_are_not_passed_by_by_a_rename() -> None:
     keys = "abupdate__allowed_signers.d__"
     base = tree(**{f"{keys}vendor": "good\nbad\n"})
