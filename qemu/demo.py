@@ -27,11 +27,11 @@ import vm_console
 from demo_parts import FAILURE, ONE, TWO, Parts, Timeline, build
 from device_vm import DeviceVM, Marker, make_medium
 from hardware import Bus
-from image import content_hash
 from serial_console import VMError
 from twin import make_twin
 from vm import VM, Disk, Firmware
 
+from abupdate.disk.images import content_hash
 from abupdate.errors import AbupdateError
 
 TRIES = 3

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from agent import Done
-from image import make_ext4
 from vm import VM
 
+from abupdate.disk.images import make_ext4
 from abupdate.disk.layout import MIB
 
 BOOT_SECONDS = 240.0

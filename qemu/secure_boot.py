@@ -13,6 +13,7 @@ from pathlib import Path
 import cache
 from guest import CLOUD_KERNEL, SUITE
 
+from abupdate.provision import grub
 from abupdate.run import run
 
 _PACKAGES = ("shim-signed", "grub-efi-amd64-signed", CLOUD_KERNEL)
@@ -23,11 +24,9 @@ _SECONDS = 900.0
 
 
 @dataclass(frozen=True)
-class Signed:
+class Signed(grub.Signed):
     """Files: `shim` is signed by Microsoft, `grub` and `kernel` by Debian."""
 
-    shim: Path
-    grub: Path
     kernel: Path
 
 

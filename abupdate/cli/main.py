@@ -84,6 +84,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
         from abupdate.cli.etc import etc
 
         app.add_typer(etc, name="etc", help="Your changes in /etc of the running slot.")
+    if not words or words[0] == "provision":
+        from abupdate.cli.provision import provision
+
+        app.command()(provision)
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish
 

@@ -53,7 +53,7 @@ SECTOR = 512
 
 # Offsets in the boot sector and in the first sector of the core image:
 # include/grub/i386/pc/boot.h and util/setup.c of GRUB 2.06 and 2.12.
-_CODE_END = 0x1B8
+CODE_END = 0x1B8
 _PARTITIONS_END = 0x1FE
 _KERNEL_SECTOR = 0x5C
 _BOOT_DRIVE_CHECK = 0x66
@@ -95,26 +95,29 @@ def _make_image(
         )
 
 
-def install_bios(
-    disk: Path, core: Path, start: int, room: int, *, library: Path = GRUB_LIBRARY
-) -> None:
+def install_bios(disk: Path, core: bytes, boot: bytes, start: int, room: int) -> None:
     """Put the core image at byte `start` of a disk (or its image), and enter it from the MBR.
 
-    `room` is the bytes of the `bios_grub` partition that begins at `start`. The
+    `boot` is GRUB's boot sector (boot.img), `room` the bytes of the `bios_grub` partition
+    that begins at `start`. The
     partition table in the boot sector stays. Flushed to the disk, the core
     image before the boot sector. Raises `DeviceFaultError` when it does not fit.
     """
-    image = _placed_core(core.read_bytes(), start // SECTOR)
+    image = _placed_core(core, start // SECTOR)
     if start % SECTOR or len(image) > room:
         raise DeviceFaultError(
             f"GRUB's core image ({len(image)} bytes) should fit into the {room} bytes at {start}.",
             "The bios_grub partition needs 1 MiB.",
         )
-    boot = (library / BIOS_FORMAT / "boot.img").read_bytes()
     with disk.open("r+b", buffering=0) as file:
         _write_all(file.fileno(), image, start)
         table = os.pread(file.fileno(), SECTOR, 0)
         _write_all(file.fileno(), _placed_boot_sector(boot, table, start // SECTOR), 0)
+
+
+def bios_boot_sector(library: Path = GRUB_LIBRARY) -> bytes:
+    """GRUB's boot sector as the distribution has it."""
+    return (library / BIOS_FORMAT / "boot.img").read_bytes()
 
 
 def _placed_core(core: bytes, first_sector: int) -> bytes:
@@ -132,7 +135,7 @@ def _placed_boot_sector(boot: bytes, table: bytes, core_sector: int) -> bytes:
     # Some BIOSes pass the wrong drive number; as for every hard disk, the check
     # for a floppy (a jump of two bytes) gives way to their work-around.
     sector[_BOOT_DRIVE_CHECK : _BOOT_DRIVE_CHECK + 2] = b"\x90\x90"
-    sector[_CODE_END:_PARTITIONS_END] = table[_CODE_END:_PARTITIONS_END]
+    sector[CODE_END:_PARTITIONS_END] = table[CODE_END:_PARTITIONS_END]
     return bytes(sector)
 
 

@@ -1,17 +1,22 @@
 """Partition tables (GPT), made with libparted. Works on a disk and on a plain file.
 
 Sizes and offsets are bytes. Partitions begin at multiples of 1 MiB, in the
-order of the list, each right behind the one before.
+order of the list, each right behind the one before; where partitions of before
+are kept, in the gaps between them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from abupdate.disk.layout import MIB, PartitionSpec
 from abupdate.errors import DeviceFaultError, NoSpaceError
@@ -22,6 +27,10 @@ _TAIL = MIB
 # What libparted takes for the sectors of a plain file.
 _SECTOR_SIZE = "PARTED_SECTOR_SIZE"
 
+# UEFI specification 2.10, 5.3.2 and 5.3.3.
+_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
+_HEADER_SUM, _GUID_IN_ENTRY = 16, 16
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -30,34 +39,128 @@ class Extent:
     start: int
     size: int
 
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.start + self.size
 
-def plan(disk_size: int, specs: Sequence[PartitionSpec]) -> list[Extent]:
-    """Where each partition goes. Raises `NoSpaceError` when they do not fit."""
-    fixed = sum(spec.size or 0 for spec in specs)
-    rest = (disk_size - MIB - _TAIL - fixed) // MIB * MIB
-    needs_rest = any(spec.size is None for spec in specs)
-    if rest < (MIB if needs_rest else 0):
-        raise NoSpaceError(
-            f"The partitions need {(fixed + MIB + _TAIL) >> 20} MiB and more, and the disk has "
-            f"{disk_size >> 20} MiB.",
-            "Take a larger disk, or smaller slots.",
-        )
-    extents = []
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A partition that a table has. `name` is GPT's, empty in other tables; `esp`: UEFI's own."""
+
+    number: int
+    name: str
+    extent: Extent
+    esp: bool = False
+
+
+def plan(
+    disk_size: int, specs: Sequence[PartitionSpec], kept: Sequence[Extent] = ()
+) -> list[Extent]:
+    """Where each partition goes. Raises `NoSpaceError` when they do not fit.
+
+    Nothing of `kept` is touched. Without it, what has no size gets all that is left; else
+    what is left of the largest gap.
+    """
+    gaps = _gaps(disk_size, kept)
+    sized: dict[int, Extent] = {}
+    for index, spec in enumerate(specs):
+        if spec.size is None and not kept:
+            # All in one gap, in the order of the list: what comes behind it ends at the end.
+            behind = sum(one.size or 0 for one in specs[index + 1 :])
+            free = gaps[0].size if gaps else 0
+            size = max(0, free - behind) // MIB * MIB
+        elif spec.size is None:
+            continue
+        else:
+            size = spec.size
+        place = next((gap for gap in gaps if gap.size >= size > 0), None)
+        if place is None:
+            raise _too_small(disk_size, specs, kept)
+        sized[index] = Extent(place.start, size)
+        gaps[gaps.index(place)] = Extent(place.start + size, place.size - size)
+    for index, spec in enumerate(specs):
+        if spec.size is None and kept:
+            largest = max(gaps, key=lambda gap: gap.size, default=Extent(0, 0))
+            if largest.size < MIB:
+                raise _too_small(disk_size, specs, kept)
+            sized[index] = largest
+            gaps.remove(largest)
+    return [sized[index] for index in range(len(specs))]
+
+
+def _gaps(disk_size: int, kept: Sequence[Extent]) -> list[Extent]:
+    """What is free, in whole MiB."""
+    gaps = []
     position = MIB
-    for spec in specs:
-        size = rest if spec.size is None else spec.size
-        extents.append(Extent(position, size))
-        position += size
-    return extents
+    for taken in [*sorted(kept, key=lambda one: one.start), Extent(disk_size - _TAIL, 0)]:
+        start, end = -(-position // MIB) * MIB, taken.start // MIB * MIB
+        if end > start:
+            gaps.append(Extent(start, end - start))
+        position = max(position, taken.end)
+    return gaps
+
+
+def _too_small(
+    disk_size: int, specs: Sequence[PartitionSpec], kept: Sequence[Extent]
+) -> NoSpaceError:
+    fixed = sum(spec.size or MIB for spec in specs)
+    told = ", ".join(f"{spec.name} {(spec.size or MIB) >> 20}" for spec in specs)
+    if kept:
+        free = ", ".join(f"{gap.size >> 20} MiB" for gap in _gaps(disk_size, kept)) or "nothing"
+        return NoSpaceError(
+            f"The partitions need {fixed >> 20} MiB and more ({told}), and free beside what is "
+            f"kept is {free}.",
+            "Keep less, or take smaller slots or another disk.",
+        )
+    return NoSpaceError(
+        f"The partitions need {(fixed + MIB + _TAIL) >> 20} MiB and more ({told}), and the disk "
+        f"has {disk_size >> 20} MiB.",
+        "Take a larger disk, or smaller slots.",
+    )
+
+
+def read_table(disk: Path, sector: int | None = None) -> list[TableEntry]:
+    """The partitions that a table of any kind has; none where there is no table."""
+    import _ped
+    import parted
+
+    with _device(disk, sector) as device:
+        try:
+            table = parted.newDisk(device)
+        except (_ped.PartedException, parted.DiskException):
+            return []
+        return [
+            TableEntry(
+                partition.number,
+                partition.name if table.type == "gpt" else "",
+                Extent(
+                    partition.geometry.start * device.sectorSize,
+                    partition.geometry.length * device.sectorSize,
+                ),
+                table.type == "gpt" and partition.getFlag(parted.PARTITION_BOOT),
+            )
+            for partition in table.partitions
+        ]
 
 
 def make_table(
-    disk: Path, specs: Sequence[PartitionSpec], sector: int | None = None
+    disk: Path,
+    specs: Sequence[PartitionSpec],
+    sector: int | None = None,
+    *,
+    keep: Sequence[TableEntry] = (),
+    guid: Callable[[str], UUID] | None = None,
 ) -> list[Extent]:
-    """Write a new partition table, all others on the disk lost; gives where each partition is.
+    """Write the partition table; gives where each new partition is.
 
+    Of what the disk has, only the partitions of `keep` stay, under their numbers.
     `disk` exists and has its full size. `sector`: 512 or 4096 bytes, which the
     table counts in; None is what a disk has itself, and 512 for a plain file.
+    `guid`: the ids of the disk (by the name `disk`) and of each partition, instead of
+    random ones. The kernel is told where it is a disk.
+
     Raises `DeviceFaultError` when libparted refuses or the disk has other
     sectors, `NoSpaceError` when the partitions do not fit.
     """
@@ -66,11 +169,23 @@ def make_table(
 
     try:
         with _device(disk, sector) as device:
-            extents = plan(device.length * device.sectorSize, specs)
-            table = parted.freshDisk(device, "gpt")
-            for spec, extent in zip(specs, extents, strict=True):
-                _add(table, spec, extent)
+            size = device.length * device.sectorSize
+            extents = plan(size, specs, [entry.extent for entry in keep])
+            if keep:
+                table = parted.newDisk(device)
+                numbers = {entry.number for entry in keep}
+                for partition in list(table.partitions):
+                    if partition.number not in numbers:
+                        table.deletePartition(partition)
+            else:
+                table = parted.freshDisk(device, "gpt")
+            _add_all(table, specs, extents)
             table.commitToDevice()
+            if guid is not None:
+                named = {spec.number: guid(spec.name) for spec in specs}
+                _set_guids(disk, device.sectorSize, guid("disk"), named)
+            if stat.S_ISBLK(disk.stat().st_mode):
+                table.commitToOS()
     except (_ped.PartedException, parted.PartitionException, parted.DiskException) as error:
         raise DeviceFaultError(f"No partition table could be made on {disk}: {error}") from error
     return extents
@@ -106,6 +221,24 @@ def _device(disk: Path, sector: int | None) -> Iterator[Any]:
             os.environ[_SECTOR_SIZE] = before
 
 
+def _add_all(table: Any, specs: Sequence[PartitionSpec], extents: Sequence[Extent]) -> None:
+    """Add them by number. libparted gives the lowest that is free, so those between are held."""
+    import parted
+
+    held: list[Any] = []
+    for spec, extent in sorted(zip(specs, extents, strict=True), key=lambda pair: pair[0].number):
+        taken = {partition.number for partition in table.partitions}
+        for _ in set(range(1, spec.number)) - taken:
+            # Before the first MiB, where no partition of ours begins.
+            sector = MIB // table.device.sectorSize - 1 - len(held)
+            geometry = parted.Geometry(device=table.device, start=sector, length=1)
+            held.append(parted.Partition(table, parted.PARTITION_NORMAL, geometry=geometry))
+            table.addPartition(held[-1], parted.Constraint(exactGeom=geometry))
+        _add(table, spec, extent)
+    for partition in held:
+        table.deletePartition(partition)
+
+
 def _add(table: object, spec: PartitionSpec, extent: Extent) -> None:
     import parted
 
@@ -131,5 +264,26 @@ def _add(table: object, spec: PartitionSpec, extent: Extent) -> None:
         partition.setFlag(parted.PARTITION_BIOS_GRUB)
     if partition.number != spec.number:
         raise DeviceFaultError(
-            f"Partition '{spec.name}' should have number {spec.number}, got {partition.number}."
+            f"Partition '{spec.name}' should have number {spec.number}, got {partition.number}.",
+            "The number is taken by a partition that is kept.",
         )
+
+
+def _set_guids(disk: Path, sector: int, disk_guid: UUID, guids: dict[int, UUID]) -> None:
+    """Give disk and partitions these ids, in both copies of the table. libparted cannot."""
+    with disk.open("r+b", buffering=0) as file:
+        fd = file.fileno()
+        last = os.lseek(fd, 0, os.SEEK_END) // sector - 1
+        for place in (last, 1):
+            words = list(_HEADER.unpack(os.pread(fd, _HEADER.size, place * sector)))
+            first_entry, count, size = words[10] * sector, words[11], words[12]
+            entries = bytearray(os.pread(fd, count * size, first_entry))
+            for number, guid in guids.items():
+                at = (number - 1) * size + _GUID_IN_ENTRY
+                entries[at : at + 16] = guid.bytes_le
+            words[9], words[13] = disk_guid.bytes_le, zlib.crc32(entries)
+            words[3] = 0
+            words[3] = zlib.crc32(_HEADER.pack(*words))
+            os.pwrite(fd, entries, first_entry)
+            os.pwrite(fd, _HEADER.pack(*words), place * sector)
+        os.fsync(fd)

@@ -283,18 +283,24 @@ def admit(
             candidate.join()
             trust.remember_signature(machine.paths, verified.tagger_time)
             failpoint("joined")
-        return Release(
-            version=verified.version,
-            commit=verified.commit,
-            manifest_sha256=verified.manifest_sha256,
-            tag=candidate.tag_oid,
-            signer=verified.signers,
-            source=found.source,
-            floor=found.stated.floor,
-            transferred=candidate.transferred,
-            fixups_write=found.stated.fixups_write,
-            downgrade_from=newer,
-        )
+        return release_of(found, newer)
+
+
+def release_of(found: Examined, downgrade_from: Version | None = None) -> Release:
+    """A release that was examined and let in."""
+    candidate, verified = found.candidate, found.verified
+    return Release(
+        version=verified.version,
+        commit=verified.commit,
+        manifest_sha256=verified.manifest_sha256,
+        tag=candidate.tag_oid,
+        signer=verified.signers,
+        source=found.source,
+        floor=found.stated.floor,
+        transferred=candidate.transferred,
+        fixups_write=found.stated.fixups_write,
+        downgrade_from=downgrade_from,
+    )
 
 
 def _list(names: Sequence[str]) -> str:

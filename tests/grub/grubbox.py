@@ -87,8 +87,9 @@ def build_disk(image: Path, library: Path = grubimage.GRUB_LIBRARY) -> None:
         scratch = Path(name)
         grubimage.bios_core(GRUB, scratch / "core.img", library=library)
         grubimage.efi_image(GRUB, scratch / "boot.efi", library=library)
-        core = extents[0]
-        grubimage.install_bios(image, scratch / "core.img", core.start, core.size, library=library)
+        core, place = (scratch / "core.img").read_bytes(), extents[0]
+        boot_sector = grubimage.bios_boot_sector(library)
+        grubimage.install_bios(image, core, boot_sector, place.start, place.size)
         boot = f"{image}@@{extents[1].start}"
         _run(["mformat", "-i", boot, "-T", str(_BOOT // 512), "-h", "16", "-s", "32", "-v", "BOOT"])
         _run(["mmd", "-i", boot, "::/EFI", "::/EFI/BOOT", "::/grub"])

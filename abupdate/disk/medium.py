@@ -1,0 +1,352 @@
+"""Where the partitions of a new system are made: on a disk, or in a plain file that stands for one.
+
+On a disk, the kernel's own filesystems are filled while they are mounted. In a file, each
+is filled as a folder beside it and then made into a filesystem: so the same content
+gives the same bytes, and holes stay holes.
+
+Whatever was on it is out of reach after `begin`, and nothing starts from it before `finish`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from abupdate.disk import filesystem, grubimage, images
+from abupdate.disk.drive import UNFINISHED, partition_node
+from abupdate.disk.layout import MIB, PartitionSpec
+from abupdate.disk.partition import Extent, TableEntry, make_table
+from abupdate.errors import BusyError, ContentDiffersError, DeviceFaultError
+
+_WRITE_OPTIONS = "rw,nosuid,nodev,noexec,noatime"
+_READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
+_NODE_SECONDS = 10.0
+_LOCK_SECONDS = 3.0
+_LOOK = 0.05
+_PIECE = 4 * MIB
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The ids of disk, partitions and filesystems: random, or for a reproducible image given.
+
+    `of` gives the id that belongs to a name; `time`: seconds since the epoch that
+    filesystems note instead of the clock's.
+    """
+
+    of: Callable[[str], UUID] | None = None
+    time: int | None = None
+
+    def stamp(self, name: str) -> images.Stamp:
+        """That of a partition's filesystem."""
+        return images.Stamp(self.of(f"filesystem {name}") if self.of else uuid4(), self.time)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else makes a disk of this one in the block. Raises `BusyError`.
+
+    The lock is the one that udev respects, too, and so does not look at what is half made;
+    udev itself has it for moments.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BusyError(
+                        f"{path} is being written by another run.", "Wait until it has ended."
+                    ) from None
+                time.sleep(_LOOK)
+        yield
+    finally:
+        os.close(fd)
+
+
+class Medium(ABC):
+    """A disk that is being made. `sector` is what it counts in, in bytes."""
+
+    def __init__(self, path: Path, sector: int, ids: Ids) -> None:
+        self.path = path
+        self.sector = sector
+        self._ids = ids
+        self._extents: dict[str, Extent] = {}
+
+    def begin(self, specs: Sequence[PartitionSpec], keep: Sequence[TableEntry] = ()) -> None:
+        """Make the partition table; all but what is kept is lost from here on.
+
+        Until `finish`, the boot sector says that it is not finished.
+        """
+        if not keep:
+            self._forget()
+        extents = make_table(self.path, specs, self.sector, keep=keep, guid=self._ids.of)
+        self._extents = {spec.name: one for spec, one in zip(specs, extents, strict=True)}
+        self._write_boot_code(UNFINISHED)
+        for spec, extent in zip(specs, extents, strict=True):
+            self._empty(extent)
+            self._appeared(spec)
+
+    def extent(self, spec: PartitionSpec) -> Extent:
+        """Where a partition is."""
+        return self._extents[spec.name]
+
+    def finish(self, bios: PartitionSpec | None, core: bytes, boot: bytes) -> None:
+        """The last write: the boot sector. `bios`: where `core` goes, None for UEFI alone."""
+        if bios is None:
+            self._write_boot_code(b"")
+        else:
+            extent = self.extent(bios)
+            grubimage.install_bios(self.path, core, boot, extent.start, extent.size)
+
+    def write(self, spec: PartitionSpec, image: Path) -> None:
+        """Make a partition equal to a file of its size, and read it back."""
+        extent = self.extent(spec)
+        with image.open("rb") as source, self.path.open("r+b", buffering=0) as target:
+            fd = target.fileno()
+            self._each(source.fileno(), extent, lambda piece, at: _write_all(fd, piece, at))
+            os.fsync(fd)
+            self._drop_cache(fd)
+
+            def compare(piece: bytes, at: int) -> None:
+                if os.pread(fd, len(piece), at) != piece:
+                    raise ContentDiffersError(
+                        f"{self.path} should hold what was written at byte {at}, and does not.",
+                        "Run it again; if it happens twice, the disk is failing.",
+                    )
+
+            self._each(source.fileno(), extent, compare)
+
+    @abstractmethod
+    def filling(
+        self, spec: PartitionSpec, at: Path, label: str | None = None
+    ) -> AbstractContextManager[Path]:
+        """The folder `at`: what is in it after the block is that ext4 partition's content.
+
+        `label`: another one than the layout's.
+        """
+
+    @abstractmethod
+    def reading(self, spec: PartitionSpec, at: Path) -> AbstractContextManager[Path]:
+        """The folder `at` with what an ext4 partition holds, as it is on the disk."""
+
+    @abstractmethod
+    def kept(self, entry: TableEntry, at: Path) -> AbstractContextManager[Path]:
+        """The folder `at` with what a partition that is kept holds, to be written to."""
+
+    @abstractmethod
+    def superblock(self, spec: PartitionSpec) -> filesystem.Superblock:
+        """That of an ext4 partition."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Whatever could be recognised on it before is gone."""
+
+    @abstractmethod
+    def _empty(self, extent: Extent) -> None:
+        """Whatever could be recognised in a new partition is gone."""
+
+    def _appeared(self, spec: PartitionSpec) -> None:
+        """Wait until a new partition can be used."""
+        del spec  # a part of a file can be used at once
+
+    def _drop_cache(self, fd: int) -> None:
+        """What is read next comes from the disk."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _write_boot_code(self, code: bytes) -> None:
+        padded = code.ljust(grubimage.CODE_END, b"\0")
+        with self.path.open("r+b", buffering=0) as file:
+            _write_all(file.fileno(), padded, 0)
+            os.fsync(file.fileno())
+
+    def _each(self, fd: int, extent: Extent, use: Callable[[bytes, int], None]) -> None:
+        for at in range(0, extent.size, _PIECE):
+            use(os.pread(fd, min(_PIECE, extent.size - at), at), extent.start + at)
+
+
+class DiskMedium(Medium):
+    """A disk of this machine."""
+
+    @contextmanager
+    def filling(self, spec: PartitionSpec, at: Path, label: str | None = None) -> Iterator[Path]:
+        node = self._node(spec)
+        filesystem.make(node, label or spec.label or "", filesystem.INODE_RATIO)
+        with filesystem.mounted(node, at, _WRITE_OPTIONS), _synced(at):
+            yield at
+        filesystem.flush(node)
+        filesystem.drop_cache(node)
+        filesystem.check(node)
+
+    @contextmanager
+    def reading(self, spec: PartitionSpec, at: Path) -> Iterator[Path]:
+        node = self._node(spec)
+        filesystem.drop_cache(node)
+        with filesystem.mounted(node, at, _READ_OPTIONS):
+            yield at
+
+    @contextmanager
+    def kept(self, entry: TableEntry, at: Path) -> Iterator[Path]:
+        node = self._node(entry)
+        with filesystem.mounted(node, at, _WRITE_OPTIONS), _synced(at):
+            yield at
+        filesystem.flush(node)
+
+    def superblock(self, spec: PartitionSpec) -> filesystem.Superblock:
+        return _read_superblock(self._node(spec))
+
+    def _forget(self) -> None:
+        with self.path.open("r+b", buffering=0) as file:
+            size = os.lseek(file.fileno(), 0, os.SEEK_END)
+            for at in (0, size - MIB):
+                _write_all(file.fileno(), bytes(MIB), at)
+            os.fsync(file.fileno())
+
+    def _empty(self, extent: Extent) -> None:
+        with self.path.open("r+b", buffering=0) as file:
+            for at in {extent.start, extent.end - MIB}:
+                _write_all(file.fileno(), bytes(MIB), at)
+            os.fsync(file.fileno())
+
+    def _appeared(self, spec: PartitionSpec) -> None:
+        deadline = time.monotonic() + _NODE_SECONDS
+        while (node := partition_node(self.path, spec.number)) is None or not node.exists():
+            if time.monotonic() > deadline:
+                raise DeviceFaultError(
+                    f"The kernel should show partition {spec.number} of {self.path}, and has not "
+                    f"within {_NODE_SECONDS:g} s.",
+                    "A loop device needs `losetup --partscan`; `dmesg` may tell more.",
+                )
+            time.sleep(_LOOK)
+
+    def _node(self, part: PartitionSpec | TableEntry) -> Path:
+        node = partition_node(self.path, part.number)
+        if node is None:
+            raise DeviceFaultError(
+                f"{self.path} should have partition {part.number} still, and it is gone.",
+                "Was the disk unplugged?",
+            )
+        return node
+
+    def _drop_cache(self, fd: int) -> None:
+        filesystem.drop_cache(self.path)
+
+
+class FileMedium(Medium):
+    """A plain file. Needs a place beside it for the largest of its partitions."""
+
+    @contextmanager
+    def filling(self, spec: PartitionSpec, at: Path, label: str | None = None) -> Iterator[Path]:
+        extent, stamp = self.extent(spec), self._ids.stamp(spec.name)
+        at.mkdir(parents=True, exist_ok=True)
+        yield at
+        with scratch(self.path) as folder:
+            part = folder / "ext4"
+            name = label or spec.label or ""
+            images.make_ext4(part, extent.size, name, at, self.sector, stamp)
+            _keep_times(part, at, folder / "mounted", stamp)
+            images.copy_sparse(part, self.path, extent.start)
+        shutil.rmtree(at)
+        with self.path.open("rb", buffering=0) as file:
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def reading(self, spec: PartitionSpec, at: Path) -> Iterator[Path]:
+        extent = self.extent(spec)
+        with self.path.open("rb", buffering=0) as file:
+            self._drop_cache(file.fileno())
+        where = f"loop,offset={extent.start},sizelimit={extent.size}"
+        with filesystem.mounted(self.path, at, f"{_READ_OPTIONS},{where}"):
+            yield at
+
+    @contextmanager
+    def kept(self, entry: TableEntry, at: Path) -> Iterator[Path]:
+        where = f"loop,offset={entry.extent.start},sizelimit={entry.extent.size}"
+        with filesystem.mounted(self.path, at, f"{_WRITE_OPTIONS},{where}"), _synced(at):
+            yield at
+
+    def superblock(self, spec: PartitionSpec) -> filesystem.Superblock:
+        return _read_superblock(self.path, self.extent(spec).start)
+
+    def _forget(self) -> None:
+        with self.path.open("r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.truncate(0)
+            file.truncate(size)
+
+    def _empty(self, extent: Extent) -> None:
+        with self.path.open("r+b", buffering=0) as file:
+            for start, end in images.data_runs(file.fileno(), extent.start, extent.end):
+                for at in range(start, end, _PIECE):
+                    _write_all(file.fileno(), bytes(min(_PIECE, end - at)), at)
+
+
+def _keep_times(part: Path, folder: Path, mounted: Path, stamp: images.Stamp) -> None:
+    """Of what was filled in with more than seconds, find the inodes and give them their times."""
+    wanted = {
+        os.path.relpath(one, os.fsencode(folder)): time_ns
+        for one, time_ns in _mtimes(os.fsencode(folder))
+        if images.needs_set_mtime(time_ns)
+    }
+    if not wanted:
+        return
+    with filesystem.mounted(part, mounted, f"{_READ_OPTIONS},loop"):
+        top = os.fsencode(mounted)
+        numbers = {os.lstat(top + b"/" + one).st_ino: at for one, at in wanted.items()}
+    images.set_mtimes(part, numbers, stamp)
+
+
+def _mtimes(folder: bytes) -> Iterator[tuple[bytes, int]]:
+    with os.scandir(folder) as found:
+        for one in found:
+            status = one.stat(follow_symlinks=False)
+            yield one.path, status.st_mtime_ns
+            if one.is_dir(follow_symlinks=False):
+                yield from _mtimes(one.path)
+
+
+@contextmanager
+def _synced(folder: Path) -> Iterator[None]:
+    """What is written in the block is on the disk after it, errors of writing back told."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield
+        filesystem.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def scratch(beside: Path) -> Iterator[Path]:
+    """A temporary folder on the same filesystem as a file."""
+    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".scratch-") as folder:
+        yield Path(folder)
+
+
+def _read_superblock(path: Path, offset: int = 0) -> filesystem.Superblock:
+    found = filesystem.read_superblock(path, offset)
+    if found is None:
+        raise DeviceFaultError(
+            f"{path} should hold the filesystem that was just made, and it cannot be read.",
+            "The disk may be failing.",
+        )
+    return found
+
+
+def _write_all(fd: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
