@@ -51,6 +51,10 @@ NAMES = frozenset(
         "refs-dropped",
         "packed",
         "repacked",
+        "table-made",
+        "slot-filled",
+        "data-filled",
+        "esp-written",
     }
 )
 

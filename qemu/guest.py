@@ -31,6 +31,7 @@ from pathlib import Path
 import cache
 
 from abupdate.boot.cmdline import abupdate_env, sha256sums
+from abupdate.provision.grub import make_images
 from abupdate.run import run
 
 GUEST = cache.PROJECT / "qemu" / "guest"
@@ -42,7 +43,7 @@ FULL_KERNEL = "linux-image-amd64"
 SUITE = "trixie"
 PACKAGES = (
     *("busybox", "e2fsprogs", "git", "grub-common", "initramfs-tools", "kmod", "login"),
-    *("openssh-client", "passwd", "python3", "python3-parted", "python3-pydantic"),
+    *("mtools", "openssh-client", "passwd", "python3", "python3-parted", "python3-pydantic"),
     *("python3-pyudev", "python3-rich", "python3-sh", "python3-typer", "sudo", "systemd"),
     *("systemd-sysv", "udev", "zstd"),
 )
@@ -211,10 +212,11 @@ def _stage(stage: Path, allowed_signers: str) -> None:
         (units / folder.name).mkdir()
         for drop_in in folder.iterdir():
             _copy(drop_in, units / folder.name)
-    # What the ESP's files are compared with, by `abupdate doctor`.
+    # What the ESP's files are compared with, by `abupdate doctor`, and made of, by `provision`.
     (vendor / "grub").mkdir()
     for part in (cache.PROJECT / "grub").glob("*.cfg"):
         _copy(part, vendor / "grub")
+    make_images(vendor / "grub")
     (stage / "usr/lib/abupdate-test").mkdir()
     for program in GUEST.glob("files/*"):
         _copy(program, stage / "usr/lib/abupdate-test")

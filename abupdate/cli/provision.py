@@ -15,7 +15,7 @@ from abupdate.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from abupdate.provision.grub import Signed
-    from abupdate.provision.provision import Prepared
+    from abupdate.provision.prepare import Prepared
 
 _SHIM = Path("/usr/lib/shim/shimx64.efi.signed")
 _GRUB = Path("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
@@ -24,11 +24,16 @@ _GRUB = Path("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
 def provision(
     context: typer.Context,
     disk: Annotated[
-        Path, typer.Argument(help="A whole disk, such as /dev/sda, or a plain file for an image.")
+        Path,
+        typer.Argument(
+            metavar="DISK", help="A whole disk, such as /dev/sda, or a plain file for an image."
+        ),
     ],
     release: Annotated[
         str,
-        typer.Argument(help="A bundle file, - , http(s)://…, REMOTE#REF or release/VERSION."),
+        typer.Argument(
+            metavar="RELEASE", help="A bundle file, -, http(s)://…, REMOTE#REF or release/VERSION."
+        ),
     ],
     erase: Annotated[
         str | None,
@@ -81,7 +86,7 @@ def provision(
     from abupdate.cli.show import printable, terminal_events
     from abupdate.cli.show_provision import plan_text
     from abupdate.provision.layout import DEFAULT, read_layout
-    from abupdate.provision.provision import Wishes, prepared
+    from abupdate.provision.prepare import Wishes, prepared
     from abupdate.source.name import parse_source
 
     wishes = Wishes(
@@ -93,6 +98,8 @@ def provision(
         signers=signers,
         compatible=compatible,
         signed=_signed() if secure_boot else None,
+        erase=erase,
+        asked_later=dry_run or sys.stdin.isatty(),
     )
     source, events = parse_source(release), terminal_events(progress_fd)
     machine, settings = machine_of(context), settings_of(context)
@@ -106,7 +113,8 @@ def provision(
             else:
                 print("Nothing was written.")
             return
-        _confirm(ready, erase)
+        if erase is None:
+            _ask(ready)
         done = ready.write()
     if as_json:
         print(json.dumps({"plan": told, "done": asdict(done)}, indent=2))
@@ -114,20 +122,15 @@ def provision(
         print(f"Release {done.release} is on {done.disk}, in slot A; it boots from the next start.")
 
 
-def _confirm(ready: Prepared, erase: str | None) -> None:
-    if erase is not None:
-        ready.confirm(erase)
-    elif not ready.must_be_confirmed:
+def _ask(ready: Prepared) -> None:
+    from abupdate.provision import permission
+
+    drive = ready.work.drive
+    if not permission.must_be_given(drive):
         return
-    elif sys.stdin.isatty():
-        print(f"Everything on {ready.drive.path} that is not kept is lost.", file=sys.stderr)
-        print(f"Type {ready.plan.confirm} to go on: ", end="", file=sys.stderr, flush=True)
-        ready.confirm(sys.stdin.readline())
-    else:
-        raise RefusedError(
-            f"Nobody has said that {ready.drive.path} may be lost.",
-            f"If it may: --erase {ready.plan.confirm}",
-        )
+    print(f"Everything on {drive.path} that is not kept is lost.", file=sys.stderr)
+    print(f"Type {ready.plan.confirm} to go on: ", end="", file=sys.stderr, flush=True)
+    permission.check(drive, sys.stdin.readline())
 
 
 def _bytes(text: str) -> int:

@@ -216,7 +216,8 @@ def _label(one: PartitionLayout) -> str | None:
         return None
     if one.name == BOOT:
         return BOOT_LABEL
-    return one.label or one.name[: _LABEL_LENGTHS[one.kind]]
+    label = one.label or one.name[: _LABEL_LENGTHS[one.kind]]
+    return label.upper() if one.kind == "vfat" else label
 
 
 def _has_default(one: PartitionLayout) -> bool:

@@ -20,11 +20,11 @@ def store_bytes(store: Repository) -> int:
 
 
 def copy_release(source: Repository, version: Version, target: Path) -> None:
-    """Make a repository at `target` that has a release of `source`, and no other ref.
+    """Make a repository at `target` that has a release of `source`; what is there stays.
 
     Without git: who copies is root, and what is copied came from outside.
     """
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for name in _OF_GIT:
         shutil.copyfile(source.path / name, target / name, follow_symlinks=False)
     for path in _objects(source.path):

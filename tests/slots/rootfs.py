@@ -15,6 +15,7 @@ def make_rootfs(top: Path, version: str) -> Path:
     for folder in ("usr/bin", "usr/lib/abupdate/required.d", "etc", "boot", "empty/inside", "dev"):
         (top / folder).mkdir(parents=True)
     (top / "usr/lib/abupdate/config.toml").write_text(f'[device]\ncompatible = "{PRODUCT}"\n')
+    (top / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nabupdate-store:x:970:970::/:\n")
     (top / "etc/release").write_text(f"release {version}\n")
     (top / "usr/bin/tool").write_bytes(f"tool {version}\n".encode() * 40_000)
     (top / "usr/bin/same").write_bytes(b"the same in all releases\n" * 1000)

@@ -1,0 +1,306 @@
+"""What a first install would do, with everything that could refuse it, before anything is written.
+
+    the disk: is it free, may it be lost? → release → signature → what it needs → plan
+
+`Prepared.write` then does it (`write`).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+from abupdate.bundle.read import read_header
+from abupdate.config import Settings
+from abupdate.disk import drive as drives
+from abupdate.disk import grubimage
+from abupdate.disk.drive import Drive, Found
+from abupdate.disk.layout import (
+    DATA,
+    BootDisk,
+    Partition,
+    PartitionSpec,
+    Slot,
+)
+from abupdate.disk.medium import Ids, locked, scratch
+from abupdate.disk.partition import Extent
+from abupdate.disk.partition import plan as place
+from abupdate.errors import AbupdateError, NoSpaceError, RefusedError, UsageError
+from abupdate.events import Events
+from abupdate.paths import Paths
+from abupdate.provision import permission
+from abupdate.provision.belongings import belongings
+from abupdate.provision.grub import Signed, grub_files
+from abupdate.provision.layout import DEFAULT, Layout, data_minimum, specs
+from abupdate.provision.plan import Plan, disk_facts, planned
+from abupdate.provision.store import store_bytes
+from abupdate.provision.write import Work, write
+from abupdate.release.fixups import fixups
+from abupdate.run import Sandbox
+from abupdate.source.local import FileSource, StoredSource
+from abupdate.source.source import Source
+from abupdate.store.repository import Repository
+from abupdate.update import trust
+from abupdate.update.admit import examined, release_of
+from abupdate.update.job import job, signals_raise
+from abupdate.update.prepare import needed
+from abupdate.update.slots import STORE_USER, Machine, require_root
+
+_SCRATCH = "/var/tmp"  # noqa: S108 - a folder of a random name is made there
+_NOBODY = "65534"
+_FORMAT = "sha256"  # of new stores
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked for beside disk and release. Sizes in bytes.
+
+    `erase`: the serial or model that says which disk may be lost; `asked_later`: a person is
+    asked for it once the plan is told, or nothing is written. `size`, `sector`: of a new
+    plain file. `keep`: names or numbers of partitions that stay. `seed`: the same image for
+    the same seed and release. `signers`: an allowed_signers file to believe instead of this
+    machine's. `compatible`: the product that the release must be for.
+    """
+
+    layout: Layout = DEFAULT
+    erase: str | None = None
+    asked_later: bool = False
+    size: int | None = None
+    sector: int = 512
+    keep: tuple[str, ...] = ()
+    seed: str | None = None
+    signers: Path | None = None
+    compatible: str | None = None
+    signed: Signed | None = None
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What was made. `seconds` by step."""
+
+    disk: str
+    release: str
+    commit: str
+    signer: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A release that is trusted and a disk that may be written; `plan` tells what would be done."""
+
+    plan: Plan
+    work: Work
+
+    def write(self) -> Provisioned:
+        """Do it. Raises an `AbupdateError`; the disk is then marked as unfinished."""
+        work = self.work
+        write(work)
+        return Provisioned(
+            disk=str(work.drive.path),
+            release=str(work.release.version),
+            commit=work.release.commit,
+            signer=work.release.signer,
+            seconds={name: round(value, 3) for name, value in work.events.seconds.items()},
+        )
+
+
+@contextmanager
+def prepared(
+    host: Machine, disk: Path, source: Source, settings: Settings, wishes: Wishes, events: Events
+) -> Iterator[Prepared]:
+    """Find out what a provision would do, with everything that could refuse it.
+
+    What came in lasts for the block. `host`: the machine that this runs on. Raises an
+    `AbupdateError`; nothing was written then.
+    """
+    require_root()
+    with ExitStack() as stack:
+        stack.enter_context(signals_raise("the disk is as it was, or says that it is unfinished"))
+        drive, is_new = _drive(disk, wishes)
+        if not is_new:
+            stack.enter_context(locked(drive.path))
+        intake = stack.enter_context(_intake())
+        # A file's partitions are filled as folders beside it.
+        folder = stack.enter_context(scratch(drive.path)) if drive.is_file else intake
+        machine = _machine(host, source, drive, intake, folder, wishes, stack)
+        machine.unmount_leftovers()  # of a run that was killed
+        keep = _allowed(drive, is_new, wishes)
+        found = stack.enter_context(examined(machine, [source], settings, events))
+        verified = found.verified
+        product = wishes.compatible or verified.compatible
+        trust.check_policy(machine.paths, verified.version, verified.compatible, product)
+        has_bios = wishes.layout.has_bios and drive.sector == grubimage.SECTOR
+        grub = grub_files(found.content, host.paths, folder, bios=has_bios, signed=wishes.signed)
+        believed = replace(trust.trust_files(machine.paths), sandbox=machine.sandbox)
+        own = belongings(found, believed, folder)
+        need = needed(found.content)
+        fixups(found.content.manifest)
+        with events.step("store", "Take the release in"):
+            found.candidate.join()
+        store = machine.store()
+        wanted = specs(wishes.layout, need, store_bytes(store), [one.entry for one in keep])
+        extents = place(drive.size, wanted, [one.entry.extent for one in keep])
+        _refuse_small_data(wanted, extents, store_bytes(store))
+        plan = Plan(
+            disk=disk_facts(drive),
+            partitions=planned(drive, wanted, extents, keep, str(verified.version)),
+            release=str(verified.version),
+            compatible=verified.compatible,
+            commit=verified.commit,
+            signer=verified.signers,
+            source=found.source,
+            firmware=("bios", "uefi") if has_bios else ("uefi",),
+            confirm=drive.name,
+            warnings=tuple(_warnings(wishes.layout, drive, wishes.signed)),
+        )
+        work = Work(
+            drive=drive,
+            is_new=is_new,
+            specs=wanted,
+            keep=keep,
+            release=release_of(found),
+            signed_at=verified.tagger_time,
+            store=store,
+            grub=grub,
+            belongings=own,
+            ids=_ids(wishes.seed, verified.tagger_time),
+            machine=machine,
+            events=events,
+        )
+        yield Prepared(plan, work)
+
+
+def _allowed(drive: Drive, is_new: bool, wishes: Wishes) -> list[Found]:
+    """What stays of a disk that may be written. Raises `RefusedError`."""
+    if drive.readonly:
+        raise RefusedError(f"{drive.path} takes no writes.", "Look for a write-protect switch.")
+    if not is_new:
+        drives.refuse_if_used(drive)
+    if wishes.erase is not None:
+        permission.check(drive, wishes.erase)
+    elif permission.must_be_given(drive) and not wishes.asked_later:
+        raise permission.missing(drive)
+    return permission.kept(drive, wishes.keep)
+
+
+def _drive(disk: Path, wishes: Wishes) -> tuple[Drive, bool]:
+    """The disk, and whether it is a plain file that is not there yet."""
+    if disk.exists():
+        if wishes.size is not None:
+            raise UsageError(
+                f"--size is for a new file, and {disk} is there.", "Leave it out, or remove it."
+            )
+        return drives.look(disk, wishes.sector), False
+    if wishes.size is None or not disk.parent.is_dir() or disk.is_symlink():
+        drives.look(disk)  # tells what is wrong
+    assert wishes.size is not None
+    return drives.new_file(disk, wishes.size, wishes.sector), True
+
+
+@contextmanager
+def _intake() -> Iterator[Path]:
+    """A folder for what comes in, where the user who runs git can get to."""
+    place = os.environ.get("TMPDIR") or _SCRATCH
+    with tempfile.TemporaryDirectory(prefix="abupdate-provision-", dir=place) as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+def _machine(
+    host: Machine,
+    source: Source,
+    drive: Drive,
+    intake: Path,
+    folder: Path,
+    wishes: Wishes,
+    stack: ExitStack,
+) -> Machine:
+    """The device that is to be, with an empty store; this machine's where the release is in it."""
+    # Of a disk, the next run knows where this one has mounted something.
+    runtime = (
+        folder / "run" if drive.is_file else host.paths.runtime / "provision" / drive.path.name
+    )
+    paths = replace(host.paths, runtime=runtime)
+    if wishes.signers is not None:
+        paths = replace(paths, root=_trusting(wishes.signers, intake / "trust"))
+    if isinstance(source, StoredSource):
+        stack.enter_context(job(host.paths.runtime, "provision"))
+        return replace(host, paths=paths)
+    data, sandbox = intake / "data", _sandbox(host)
+    paths = replace(paths, data=data)
+    store = paths.state / "store.git"
+    store.mkdir(parents=True)
+    os.chown(store, int(sandbox.user), int(sandbox.user))
+    # What a slot could hold at the most bounds what a bundle may unpack to.
+    slot = Partition(drive.path, 4, Slot.A.label, "", None, None, drive.size)
+    machine = Machine(paths, lambda _: BootDisk(drive.path, (slot,), slot), sandbox)
+    Repository.create(store, object_format=_format_of(source), sandbox=sandbox)
+    return machine
+
+
+def _format_of(source: Source) -> str:
+    """That of a bundle file; what is wrong with it is told when it is read."""
+    if isinstance(source, FileSource):
+        with suppress(AbupdateError, OSError), source.path.open("rb") as file:
+            return read_header(file).object_format
+    return _FORMAT
+
+
+def _trusting(signers: Path, root: Path) -> Path:
+    """A root folder whose release keys are those of a file."""
+    vendor = Paths(root=root).vendor
+    vendor.mkdir(parents=True)
+    try:
+        (vendor / "allowed_signers").write_bytes(signers.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"An allowed_signers file should be readable at {signers}: {error.strerror}.",
+            "`abupdate publish keygen` makes one beside the key.",
+        ) from error
+    return root
+
+
+def _sandbox(host: Machine) -> Sandbox:
+    """Who runs git: the store's user, or nobody where this machine has none."""
+    name = host.sandbox.user if host.sandbox else STORE_USER
+    try:
+        number = str(pwd.getpwnam(name).pw_uid)
+    except KeyError:
+        number = _NOBODY
+    return replace(host.sandbox, user=number) if host.sandbox else Sandbox(number)
+
+
+def _refuse_small_data(
+    wanted: Sequence[PartitionSpec], extents: Sequence[Extent], store: int
+) -> None:
+    for spec, extent in zip(wanted, extents, strict=True):
+        if spec.name == DATA and extent.size < data_minimum(store):
+            raise NoSpaceError(
+                f"The data partition needs {data_minimum(store) >> 20} MiB at least for this "
+                f"release, and {extent.size >> 20} MiB are left for it.",
+                "Take a larger disk, or smaller slots (`--layout`).",
+            )
+
+
+def _warnings(layout: Layout, drive: Drive, signed: Signed | None) -> Iterator[str]:
+    if not layout.has_rescue:
+        yield "no rescue partition: nothing stands behind the two slots"
+    if layout.has_bios and drive.sector != grubimage.SECTOR:
+        yield f"no BIOS starts from sectors of {drive.sector} bytes: UEFI alone"
+    if not layout.has_bios:
+        yield "no partition for BIOS: UEFI alone"
+    if signed is not None and layout.has_bios:
+        yield "Secure Boot is for UEFI: a BIOS starts it unchecked"
+
+
+def _ids(seed: str | None, when: int) -> Ids:
+    if seed is None:
+        return Ids()
+    return Ids(lambda name: uuid5(NAMESPACE_URL, f"abupdate:{seed}:{name}"), when)

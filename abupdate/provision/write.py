@@ -1,0 +1,204 @@
+"""The writes of a first install, in their order: what starts the disk comes last.
+
+Until then the boot sector says that it is unfinished, and nothing starts from it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from abupdate.boot.grubenv import Grubenv
+from abupdate.boot.state import provision as provisioned_state
+from abupdate.disk import drive as drives
+from abupdate.disk.drive import Drive, Found
+from abupdate.disk.filesystem import Superblock
+from abupdate.disk.images import make_vfat
+from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, RESCUE, PartitionSpec, Slot
+from abupdate.disk.medium import DiskMedium, FileMedium, Ids, Medium
+from abupdate.events import Events
+from abupdate.failpoints import failpoint
+from abupdate.provision.belongings import Belongings
+from abupdate.provision.grub import GrubFiles
+from abupdate.provision.store import copy_release, give
+from abupdate.store.outputs import Outputs
+from abupdate.store.repository import Repository
+from abupdate.update import trust
+from abupdate.update.admit import Release
+from abupdate.update.hooks import Hooks
+from abupdate.update.records import HistoryEntry, Records, SlotRecord, SlotState, now
+from abupdate.update.slots import Machine
+from abupdate.update.write import Filled, fill, read_back
+
+# No filesystem there tells GRUB that rescue is there.
+_EMPTY_RESCUE = "empty"
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that the writes need.
+
+    `is_new`: the disk is a plain file that is not there yet. `store` has the release.
+    `signed_at`: seconds since the epoch. `machine`: whose folders are worked in.
+    """
+
+    drive: Drive
+    is_new: bool
+    specs: list[PartitionSpec]
+    keep: list[Found]
+    release: Release
+    signed_at: int
+    store: Repository
+    grub: GrubFiles
+    belongings: Belongings
+    ids: Ids
+    machine: Machine
+    events: Events
+
+
+def write(work: Work) -> None:
+    """Make it. Raises an `AbupdateError`; a disk is then marked as unfinished, a new file gone."""
+    drive = work.drive
+    if work.is_new:
+        with drive.path.open("xb") as file:
+            file.truncate(drive.size)
+    try:
+        drives.refuse_if_used(drive)  # again: a person may have thought for an hour
+        kind = FileMedium if drive.is_file else DiskMedium
+        _Writer(work, kind(drive.path, drive.sector, work.ids)).run()
+    except BaseException:
+        if work.is_new:
+            drive.path.unlink(missing_ok=True)
+        raise
+
+
+class _Writer:
+    def __init__(self, work: Work, medium: Medium) -> None:
+        self._work = work
+        self._medium = medium
+        self._at = work.machine.mountpoint
+
+    def run(self) -> None:
+        work, medium, events = self._work, self._medium, self._work.events
+        named = {spec.name: spec for spec in work.specs}
+        slot = named[Slot.A.label]
+        with events.step("table", "Make the partition table"):
+            medium.begin(work.specs, [found.entry for found in work.keep])
+            failpoint("table-made")
+        with events.step("write", f"Write release {work.release.version} into slot A"):
+            filled = self._fill_slot(slot)
+            failpoint("slot-filled")
+        with events.step("verify", "Read it back"), medium.reading(slot, self._at) as target:
+            read_back(target, filled.plan, filled.outputs, events, full=True)
+        with events.step("make", "Make the other partitions"):
+            for spec in work.specs:
+                if spec.name not in (BIOS, BOOT, DATA, slot.name):
+                    self._make_empty(spec)
+        with events.step("data", "Fill the data partition"):
+            with self._data() as data:
+                self._fill_data(data, medium.superblock(slot), filled.outputs)
+            failpoint("data-filled")
+        with events.step("boot", "Make it start"):
+            self._fill_boot(named[BOOT])
+            failpoint("esp-written")
+            bios = named.get(BIOS) if work.grub.core else None
+            medium.finish(bios, work.grub.core, work.grub.sector)
+
+    def _fill_slot(self, spec: PartitionSpec) -> Filled:
+        work = self._work
+        timeout = work.belongings.settings.hooks.timeout
+        hooks = Hooks(work.machine, Slot.A, work.release, work.events, timeout)
+        with self._medium.filling(spec, self._at) as target:
+            return fill(work.store, target, work.release, None, hooks, work.events)
+
+    def _make_empty(self, spec: PartitionSpec) -> None:
+        label = {Slot.B.label: Slot.B.unfinished_label, RESCUE: _EMPTY_RESCUE}.get(spec.name)
+        if spec.filesystem == "ext4":
+            with self._medium.filling(spec, self._at, label) as target:
+                self._same_times(target)
+        elif spec.filesystem == "vfat":
+            folder = self._work.machine.paths.runtime / spec.name
+            folder.mkdir()
+            self._write_vfat(spec, folder)
+
+    def _data(self) -> AbstractContextManager[Path]:
+        """The data partition, to be written to: a new one, or the one that is kept."""
+        for found in self._work.keep:
+            if found.entry.name == DATA:
+                return self._medium.kept(found.entry, self._at)
+        spec = next(spec for spec in self._work.specs if spec.name == DATA)
+        return self._medium.filling(spec, self._at)
+
+    def _fill_data(self, data: Path, slot: Superblock, outputs: Outputs) -> None:
+        """The owner's files stay where the partition is kept, changes in /etc among them."""
+        state, upper = data / "abupdate", data / "etc" / Slot.A / "upper"
+        copy_release(self._work.store, self._work.release.version, state / "store.git")
+        give(state / "store.git", self._work.belongings.owner)
+        self._write_records(state, slot, outputs)
+        for folder in (upper, data / "etc" / Slot.A / "work", data / "state"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self._work.belongings.files.items():
+            path = upper / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        self._same_times(data)
+
+    def _write_records(self, state: Path, slot: Superblock, outputs: Outputs) -> None:
+        """What an install would have left on the data partition, had there been one before."""
+        release = self._work.release
+        when = now() if self._work.ids.time is None else float(self._work.ids.time)
+        records = Records(state)
+        records.write_outputs(Slot.A, outputs)
+        records.write_slot(
+            SlotRecord(
+                slot=Slot.A,
+                state=SlotState.CLEAN,
+                release=str(release.version),
+                commit=release.commit,
+                manifest_sha256=release.manifest_sha256,
+                tag=release.tag,
+                signer=release.signer,
+                uuid=slot.uuid,
+                superblock=slot.fingerprint,
+                outputs=outputs.digest,
+                written=when,
+                confirmed=when,
+            )
+        )
+        detail = {"commit": release.commit, "signer": release.signer, "source": release.source}
+        records.append(HistoryEntry("provisioned", when, str(release.version), Slot.A, detail))
+        # Of what a kept partition tells, this is true no more.
+        for gone in ("slots/B.json", "slots/B.outputs", "intent.json", "last-boot.json"):
+            (state / gone).unlink(missing_ok=True)
+        paths = replace(self._work.machine.paths, data=state.parent)
+        trust.remember_signature(paths, self._work.signed_at)
+
+    def _fill_boot(self, spec: PartitionSpec) -> None:
+        esp = self._work.machine.paths.runtime / "esp"
+        self._work.grub.write_esp(esp)
+        boot = self._work.belongings.settings.boot
+        Grubenv(esp / "grub").write(provisioned_state(boot.tries, boot.limit))
+        self._write_vfat(spec, esp)
+
+    def _write_vfat(self, spec: PartitionSpec, content: Path) -> None:
+        self._same_times(content)
+        image, size = content.with_suffix(".img"), self._medium.extent(spec).size
+        stamp = self._work.ids.stamp(spec.name)
+        make_vfat(image, size, content, self._medium.sector, stamp, spec.label or BOOT_LABEL)
+        self._medium.write(spec, image)
+        image.unlink()
+
+    def _same_times(self, folder: Path) -> None:
+        """For an image that is reproducible: none of its times is that of the run."""
+        folder.chmod(0o755)
+        if self._work.ids.time is not None:
+            _set_times(folder, self._work.ids.time)
+
+
+def _set_times(folder: Path, when: int) -> None:
+    """All that is in a folder, and itself, as of that time."""
+    for top, _, names in os.walk(folder):
+        for path in (top, *(os.path.join(top, name) for name in names)):  # noqa: PTH118 - many
+            os.utime(path, (when, when), follow_symlinks=False)
