@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm test test-quick test-model test-grub-all test-machines test-health hostile crash-all soak bench lint rows docs install-tools clean distclean
+.PHONY: help demo vm installer test test-quick test-model test-grub-all test-machines test-health hostile crash-all soak bench lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
@@ -21,6 +21,7 @@ help:
 	@echo "            crash-all: the power cut at thousands of places of a device's life;"
 	@echo "            soak: a machine updated back and forth, its power cut at random (MINUTES=60)"
 	@echo "make vm     a virtual machine with a console to log in to"
+	@echo "make installer  a stick that installs the demo's release: .cache/installer.img"
 	@echo "make bench  beside tar, rsync, OSTree, RAUC, SWUpdate and others, timed"
 	@echo "make rows   what must work, with its tests and their last result"
 	@echo "make docs   the parts of docs/ that come from the code"
@@ -31,6 +32,9 @@ demo: install-tools
 
 vm: install-tools
 	$(BIN)/python qemu/demo.py --console --firmware $(FIRMWARE)
+
+installer: install-tools
+	$(BIN)/python qemu/installer.py
 
 test: test-quick
 	$(BIN)/pytest -m "vm and not long"

@@ -51,9 +51,17 @@ PACKAGES = {
     "grub-editenv": "grub-common",
     "ssh-keygen": "openssh-client",
 }
+# What making a disk needs as well.
+DISK_PACKAGES = {
+    **PACKAGES,
+    **dict.fromkeys(("debugfs", "dumpe2fs"), "e2fsprogs"),
+    **dict.fromkeys(("blkid", "lsblk"), "util-linux"),
+    **dict.fromkeys(("mcopy", "mformat"), "mtools"),
+}
 # And those that only some sources need.
 OPTIONAL_PACKAGES = {
-    "curl": "curl", "python3": "python3", "ssh": "openssh-client", "zstd": "zstd",
+    "curl": "curl", "grub-mkimage": "grub-common", "python3": "python3", "ssh": "openssh-client",
+    "zstd": "zstd",
 }  # fmt: skip
 
 _IDLE_LOOK = 1.0  # seconds
@@ -484,7 +492,7 @@ def require_programs(names: Iterable[str]) -> None:
     """Raise `MissingProgramError` unless all of these programs are installed."""
     missing = sorted(name for name in names if shutil.which(name, path=SEARCH_PATH) is None)
     if missing:
-        known = {**PACKAGES, **OPTIONAL_PACKAGES}
+        known = {**DISK_PACKAGES, **OPTIONAL_PACKAGES}
         packages = sorted({known.get(name, name) for name in missing})
         raise MissingProgramError(
             f"This needs {' and '.join(missing)}, and found none in {SEARCH_PATH}.",
@@ -499,7 +507,7 @@ def _command(
     shown, words = _argv(argv, None), _argv(argv, sandbox)
     for program in (shown[0], *(("prlimit", "setpriv") if sandbox else ())):
         if shutil.which(program, path=SEARCH_PATH) is None:
-            packages = {**PACKAGES, **OPTIONAL_PACKAGES}
+            packages = {**DISK_PACKAGES, **OPTIONAL_PACKAGES}
             where = f" (in Debian: {packages[program]})" if program in packages else ""
             raise ProgramError(
                 shown,

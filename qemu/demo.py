@@ -207,7 +207,7 @@ def play(
 
     `twin`: another device's disk, with the same labels, is attached too.
     """
-    disk = Disk(device.copy(parts.disk, folder / "disk.img"), bus, first=True)
+    disk = Disk(device.copy(parts.disk, folder / "disk.img"), bus, bootindex=1)
     files = {f"{name}.bundle": path for name, path in parts.bundles.items()}
     medium = Disk(make_medium(folder / "medium.img", files), readonly=True)
     disks, other, before = [disk, medium], folder / "twin.img", ""

@@ -154,7 +154,7 @@ def _system(base: Path, allowed_signers: str) -> Path:
     """Layer 2."""
     project = cache.PROJECT
     sources = [project / "abupdate", project / "pyproject.toml", project / "healthcheck"]
-    sources += [project / "grub", project / "readonly"]
+    sources += [project / "grub", project / "readonly", project / "installer"]
     sources += [GUEST / "files", GUEST / "units", GUEST / "system-customize"]
 
     def make(path: Path) -> None:
@@ -208,6 +208,12 @@ def _stage(stage: Path, allowed_signers: str) -> None:
         (managers / name).symlink_to("/usr/lib/abupdate/no-packages")
     for unit in [*health.glob("abupdate-*"), *readonly.glob("*.service"), *GUEST.glob("units/*")]:
         _copy(unit, units)
+    installer = cache.PROJECT / "installer"
+    for unit in installer.glob("abupdate-installer*.*"):
+        _copy(unit, units)
+    generators = stage / "usr/lib/systemd/system-generators"
+    generators.mkdir()
+    _copy(installer / "abupdate-installer-generator", generators)
     for folder in health.glob("*.target.d"):
         (units / folder.name).mkdir()
         for drop_in in folder.iterdir():

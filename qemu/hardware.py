@@ -15,8 +15,13 @@ OVMF_SECURE_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 OVMF_SECURE_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
 
 
-def device_options(name: str, bus: Bus, sector: int = 512, *, first: bool = False) -> list[str]:
-    """QEMU's command line that puts the drive of that id on a bus."""
+def device_options(
+    name: str, bus: Bus, sector: int = 512, *, bootindex: int | None = None
+) -> list[str]:
+    """QEMU's command line that puts the drive of that id on a bus.
+
+    `bootindex`: the firmware tries disks in this order, and those without one as it likes.
+    """
     device, controller = {
         "virtio": ("virtio-blk-pci", None),
         "sata": ("ide-hd", "ich9-ahci"),
@@ -28,7 +33,7 @@ def device_options(name: str, bus: Bus, sector: int = 512, *, first: bool = Fals
     words = f"{device},drive={name},id={name}-device,serial={name}"
     words += "" if controller is None else f",bus={name}-bus.0"
     words += f",logical_block_size={sector},physical_block_size={sector}"
-    words += ",bootindex=1" if first else ""
+    words += "" if bootindex is None else f",bootindex={bootindex}"
     return [*more, "-device", words]
 
 

@@ -50,13 +50,13 @@ _PROBE_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of the machine. `first`: the firmware starts from it, wherever it is."""
+    """A disk of the machine. `bootindex`: the firmware starts from the lowest, wherever it is."""
 
     path: Path
     bus: Bus = "virtio"
     readonly: bool = False
     sector: int = 512
-    first: bool = False
+    bootindex: int | None = None
 
     def options(self, name: str) -> list[str]:
         """QEMU's command line for it."""
@@ -65,7 +65,7 @@ class Disk:
             "-drive",
             f"if=none,id={name},file={self.path},format=raw,cache=writeback,"
             f"discard=unmap,read-only={readonly}",
-            *device_options(name, self.bus, self.sector, first=self.first),
+            *device_options(name, self.bus, self.sector, bootindex=self.bootindex),
         ]
 
 

@@ -88,6 +88,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
         from abupdate.cli.provision import provision
 
         app.command()(provision)
+    if words and words[0] == "installer":
+        from abupdate.cli.installer import installer
+
+        app.command(hidden=True)(installer)
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish
 

@@ -61,6 +61,10 @@ def provision(
     seed: Annotated[
         str | None, typer.Option(help="For a plain file: the same image for the same seed.")
     ] = None,
+    installer: Annotated[
+        bool,
+        typer.Option("--installer", help="Make a stick that offers to install, in the layout."),
+    ] = False,
     secure_boot: Annotated[
         bool, typer.Option("--secure-boot", help="Start with this machine's signed shim and GRUB.")
     ] = False,
@@ -81,7 +85,8 @@ def provision(
         abupdate provision /dev/sda gateway-1.bundle --signers allowed_signers
         abupdate provision gateway.img gateway-1.bundle --signers allowed_signers --size 8GiB
 
-    A run that was interrupted is started over by the next one.
+    A run that was interrupted is started over by the next one. With --installer, DISK becomes
+    a stick that offers the same on the console of the machine that is started from it.
     """
     from abupdate.cli.show import printable, terminal_events
     from abupdate.cli.show_provision import plan_text
@@ -98,6 +103,7 @@ def provision(
         signers=signers,
         compatible=compatible,
         signed=_signed() if secure_boot else None,
+        installer=installer,
         erase=erase,
         asked_later=dry_run or sys.stdin.isatty(),
     )

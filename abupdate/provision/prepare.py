@@ -37,12 +37,13 @@ from abupdate.paths import Paths
 from abupdate.provision import permission
 from abupdate.provision.belongings import belongings
 from abupdate.provision.grub import Signed, grub_files
+from abupdate.provision.installer import installer_layout
 from abupdate.provision.layout import DEFAULT, Layout, data_minimum, specs
 from abupdate.provision.plan import Plan, disk_facts, planned
 from abupdate.provision.store import store_bytes
 from abupdate.provision.write import Work, write
 from abupdate.release.fixups import fixups
-from abupdate.run import Sandbox
+from abupdate.run import DISK_PACKAGES, Sandbox, require_programs
 from abupdate.source.local import FileSource, StoredSource
 from abupdate.source.source import Source
 from abupdate.store.repository import Repository
@@ -65,7 +66,8 @@ class Wishes:
     asked for it once the plan is told, or nothing is written. `size`, `sector`: of a new
     plain file. `keep`: names or numbers of partitions that stay. `seed`: the same image for
     the same seed and release. `signers`: an allowed_signers file to believe instead of this
-    machine's. `compatible`: the product that the release must be for.
+    machine's. `compatible`: the product that the release must be for. `installer`: a disk that
+    offers to install the release on others, in that layout.
     """
 
     layout: Layout = DEFAULT
@@ -78,6 +80,7 @@ class Wishes:
     signers: Path | None = None
     compatible: str | None = None
     signed: Signed | None = None
+    installer: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def prepared(
     `AbupdateError`; nothing was written then.
     """
     require_root()
+    require_programs(DISK_PACKAGES)
     with ExitStack() as stack:
         stack.enter_context(signals_raise("the disk is as it was, or says that it is unfinished"))
         drive, is_new = _drive(disk, wishes)
@@ -145,7 +149,11 @@ def prepared(
         with events.step("store", "Take the release in"):
             found.candidate.join()
         store = machine.store()
-        wanted = specs(wishes.layout, need, store_bytes(store), [one.entry for one in keep])
+        layout = wishes.layout
+        if wishes.installer:
+            layout, size = installer_layout(need, store_bytes(store))
+            drive = replace(drive, size=drive.size or size)
+        wanted = specs(layout, need, store_bytes(store), [one.entry for one in keep])
         extents = place(drive.size, wanted, [one.entry.extent for one in keep])
         _refuse_small_data(wanted, extents, store_bytes(store))
         plan = Plan(
@@ -158,7 +166,7 @@ def prepared(
             source=found.source,
             firmware=("bios", "uefi") if has_bios else ("uefi",),
             confirm=drive.name,
-            warnings=tuple(_warnings(wishes.layout, drive, wishes.signed)),
+            warnings=() if wishes.installer else tuple(_warnings(wishes, drive)),
         )
         work = Work(
             drive=drive,
@@ -173,6 +181,7 @@ def prepared(
             ids=_ids(wishes.seed, verified.tagger_time),
             machine=machine,
             events=events,
+            installs=wishes.layout if wishes.installer else None,
         )
         yield Prepared(plan, work)
 
@@ -198,10 +207,10 @@ def _drive(disk: Path, wishes: Wishes) -> tuple[Drive, bool]:
                 f"--size is for a new file, and {disk} is there.", "Leave it out, or remove it."
             )
         return drives.look(disk, wishes.sector), False
-    if wishes.size is None or not disk.parent.is_dir() or disk.is_symlink():
+    sized = wishes.size is not None or wishes.installer
+    if not sized or not disk.parent.is_dir() or disk.is_symlink():
         drives.look(disk)  # tells what is wrong
-    assert wishes.size is not None
-    return drives.new_file(disk, wishes.size, wishes.sector), True
+    return drives.new_file(disk, wishes.size or 0, wishes.sector), True
 
 
 @contextmanager
@@ -289,14 +298,15 @@ def _refuse_small_data(
             )
 
 
-def _warnings(layout: Layout, drive: Drive, signed: Signed | None) -> Iterator[str]:
+def _warnings(wishes: Wishes, drive: Drive) -> Iterator[str]:
+    layout = wishes.layout
     if not layout.has_rescue:
         yield "no rescue partition: nothing stands behind the two slots"
     if layout.has_bios and drive.sector != grubimage.SECTOR:
         yield f"no BIOS starts from sectors of {drive.sector} bytes: UEFI alone"
     if not layout.has_bios:
         yield "no partition for BIOS: UEFI alone"
-    if signed is not None and layout.has_bios:
+    if wishes.signed is not None and layout.has_bios:
         yield "Secure Boot is for UEFI: a BIOS starts it unchecked"
 
 

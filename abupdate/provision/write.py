@@ -22,6 +22,8 @@ from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.provision.belongings import Belongings
 from abupdate.provision.grub import GrubFiles
+from abupdate.provision.installer import mark
+from abupdate.provision.layout import Layout
 from abupdate.provision.store import copy_release, give
 from abupdate.store.outputs import Outputs
 from abupdate.store.repository import Repository
@@ -41,7 +43,8 @@ class Work:
     """All that the writes need.
 
     `is_new`: the disk is a plain file that is not there yet. `store` has the release.
-    `signed_at`: seconds since the epoch. `machine`: whose folders are worked in.
+    `signed_at`: seconds since the epoch. `machine`: whose folders are worked in. `installs`:
+    it becomes an installer, of disks with that layout.
     """
 
     drive: Drive
@@ -56,6 +59,7 @@ class Work:
     ids: Ids
     machine: Machine
     events: Events
+    installs: Layout | None = None
 
 
 def write(work: Work) -> None:
@@ -143,6 +147,8 @@ class _Writer:
             path = upper / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        if self._work.installs is not None:
+            mark(state, self._work.installs)
         self._same_times(data)
 
     def _write_records(self, state: Path, slot: Superblock, outputs: Outputs) -> None:
@@ -179,7 +185,9 @@ class _Writer:
         esp = self._work.machine.paths.runtime / "esp"
         self._work.grub.write_esp(esp)
         boot = self._work.belongings.settings.boot
-        Grubenv(esp / "grub").write(provisioned_state(boot.tries, boot.limit))
+        # Nobody confirms the boots of an installer.
+        limit = boot.limit if self._work.installs is None else 0
+        Grubenv(esp / "grub").write(provisioned_state(boot.tries, limit))
         self._write_vfat(spec, esp)
 
     def _write_vfat(self, spec: PartitionSpec, content: Path) -> None:

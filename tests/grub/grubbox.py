@@ -249,7 +249,7 @@ def boot(
     with tempfile.TemporaryDirectory() as scratch:
         file = _file(disk.image, unreadable, unwritable, log)
         command = _qemu(file, firmware, Path(scratch), readonly, twin)
-        command += device_options("disk", bus, disk.sector, first=True)
+        command += device_options("disk", bus, disk.sector, bootindex=1)
         command += ["-icount", "shift=7"] if fast_clock else []
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

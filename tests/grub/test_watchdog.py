@@ -61,7 +61,7 @@ def start(
     command += ["-nodefaults", "-no-reboot", "-m", "192", "-display", "none", "-net", "none"]
     command += ["-serial", f"file:{serial}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     command += ["-drive", f"if=none,id=disk,format=raw,file={disk.image}"]
-    command += device_options("disk", "virtio", disk.sector, first=True)
+    command += device_options("disk", "virtio", disk.sector, bootindex=1)
     if watchdog:
         command += ["-device", "i6300esb", "-watchdog-action", "reset"]
     if firmware == "uefi":

@@ -1,0 +1,114 @@
+"""`abupdate installer`: what a stick that installs offers on its console."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from abupdate.cli.invocation import machine_of, settings_of
+from abupdate.errors import AbupdateError, InterruptedByUserError, RefusedError
+
+if TYPE_CHECKING:
+    from abupdate.disk.drive import Drive
+    from abupdate.provision.layout import Layout
+    from abupdate.update.slots import Machine
+
+_SYSRQ = Path("/proc/sysrq-trigger")
+
+
+def installer(context: typer.Context) -> None:
+    """Offer to install this system's own release on another disk."""
+    from abupdate.provision.installer import installed_layout, own_release
+
+    machine = machine_of(context)
+    offer = _Offer(context, machine, own_release(machine), installed_layout(machine))
+    while not offer.made():
+        pass
+    # The stick may be gone by then, and with it every program: so the kernel is asked, by a
+    # file that is open already. Nothing is left to be written.
+    with _SYSRQ.open("wb", buffering=0) as kernel:
+        print("\nRemove the stick, and press Enter to restart: ", end="", flush=True)
+        _answer()
+        kernel.write(b"b")
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What can be installed. `made` is one round of questions."""
+
+    context: typer.Context
+    machine: Machine
+    release: str
+    layout: Layout
+
+    def made(self) -> bool:
+        """Whether a disk was made; what went wrong is told, and can be tried again."""
+        drives = self._disks()
+        print("\nWhich disk? Its number, or Enter to look again: ", end="", flush=True)
+        answer = _answer()
+        if not answer.isdecimal() or not 0 < int(answer) <= len(drives):
+            return False
+        try:
+            return self._install(drives[int(answer) - 1])
+        except InterruptedByUserError:
+            raise
+        except AbupdateError as error:
+            print(f"\nNot installed: {error.message}")
+            if error.hint:
+                print(f"  {error.hint}")
+            return False
+
+    def _disks(self) -> list[Drive]:
+        """Those that could be installed on, listed."""
+        from abupdate.cli.show import printable
+        from abupdate.cli.show_provision import disk_text
+        from abupdate.disk import drive
+        from abupdate.provision.plan import disk_facts
+
+        print(f"\nThis installs release {self.release}. The disks of this machine:\n")
+        found = []
+        for path in drive.disks():
+            one = drive.look(path)
+            try:
+                drive.refuse_if_used(one)
+            except RefusedError:
+                continue  # this stick, as a rule
+            found.append(one)
+            print(printable(f"{len(found):>3}  {disk_text(disk_facts(one))}"))
+        if not found:
+            print("  none that is not in use")
+        return found
+
+    def _install(self, drive: Drive) -> bool:
+        from abupdate.cli.show import printable, terminal_events
+        from abupdate.cli.show_provision import plan_text
+        from abupdate.provision import permission
+        from abupdate.provision.prepare import Wishes, prepared
+        from abupdate.source.name import parse_source
+
+        wishes = Wishes(layout=self.layout, asked_later=True)
+        source = parse_source(f"release/{self.release}")
+        settings, events = settings_of(self.context), terminal_events(stream=sys.stdout)
+        with prepared(self.machine, drive.path, source, settings, wishes, events) as ready:
+            print(printable(plan_text(ready.plan)))
+            print(f"\nEverything on {drive.path} is lost.")
+            print(f"Type {ready.plan.confirm} to go on, or Enter to go back: ", end="", flush=True)
+            answer = _answer()
+            if not answer:
+                return False
+            permission.check(drive, answer)
+            done = ready.write()
+        print(f"\nRelease {done.release} is on {done.disk}, and is what boots from it.")
+        return True
+
+
+def _answer() -> str:
+    """A line that a person typed. Raises `InterruptedByUserError` at the end of all lines."""
+    line = sys.stdin.readline()
+    if not line:
+        raise InterruptedByUserError("Nobody is at this console.")
+    return line.strip()

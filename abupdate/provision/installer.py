@@ -1,0 +1,72 @@
+"""What makes a disk an installer: a mark on data, and the layout for the disks that it makes.
+
+It is a device with its release in slot A and in the store, and nothing else: no slot B, no
+rescue. `installer/` has what starts the offer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from abupdate.disk.layout import BIOS, BOOT, DATA, MIB, Slot
+from abupdate.errors import RefusedError
+from abupdate.provision.layout import (
+    Layout,
+    PartitionLayout,
+    data_minimum,
+    read_layout,
+    slot_minimum,
+)
+from abupdate.update.prepare import Need
+from abupdate.update.slots import Machine
+
+_MARK = "installer"
+_LAYOUT = "layout.toml"
+_BOOT = 64 * MIB
+# Beside the store: /var, /home and what is worked with while it installs.
+_ROOM = 256 * MIB
+# libparted's two copies of the table, each within a MiB.
+_TABLES = 2 * MIB
+
+
+def installer_layout(need: Need, store: int) -> tuple[Layout, int]:
+    """The partitions of an installer for that release, and the size of its image in bytes."""
+    sizes = {
+        BIOS: MIB,
+        BOOT: _BOOT,
+        Slot.A.label: slot_minimum(need) * 21 // 20 // MIB * MIB,
+        DATA: data_minimum(store) + _ROOM,
+    }
+    parts = tuple(
+        PartitionLayout.model_validate({"name": name, "size": size}) for name, size in sizes.items()
+    )
+    # It lacks slot B, which every device must have: so the check is left out.
+    return Layout.model_construct(partition=parts), sum(sizes.values()) + _TABLES
+
+
+def mark(state: Path, layout: Layout) -> None:
+    """Make a device's data, under `state`, that of an installer."""
+    folder = state / _MARK
+    folder.mkdir(parents=True)
+    lines = []
+    for one in layout.partition:
+        values = one.model_dump(exclude_none=True)
+        lines += ["[[partition]]", *(f"{key} = {json.dumps(values[key])}" for key in values)]
+    (folder / _LAYOUT).write_text("".join(f"{line}\n" for line in lines))
+
+
+def own_release(machine: Machine) -> str:
+    """The version of the release that an installer installs. Raises `RefusedError` elsewhere."""
+    record = machine.records.slot(Slot.A)
+    if record is None or not (machine.paths.state / _MARK).is_dir():
+        raise RefusedError(
+            "This is no installer: its data partition does not say so.",
+            "`abupdate provision DISK RELEASE` installs from any machine; `--installer` makes one.",
+        )
+    return record.release
+
+
+def installed_layout(machine: Machine) -> Layout:
+    """The layout of the disks that an installer makes."""
+    return read_layout(machine.paths.state / _MARK / _LAYOUT)
