@@ -30,7 +30,6 @@ from abupdate.errors import BusyError, ContentDiffersError, DeviceFaultError
 _WRITE_OPTIONS = "rw,nosuid,nodev,noexec,noatime"
 _READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
 _NODE_SECONDS = 10.0
-_LOCK_SECONDS = 3.0
 _LOOK = 0.05
 _PIECE = 4 * MIB
 
@@ -55,22 +54,17 @@ class Ids:
 def locked(path: Path) -> Iterator[None]:
     """Nobody else makes a disk of this one in the block. Raises `BusyError`.
 
-    The lock is the one that udev respects, too, and so does not look at what is half made;
-    udev itself has it for moments.
+    `path`: the plain file, or for a disk a file that stands for it: the disk's own lock would
+    keep udev from it, and libparted waits for udev.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BusyError(
-                        f"{path} is being written by another run.", "Wait until it has ended."
-                    ) from None
-                time.sleep(_LOOK)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                "Another run is writing this disk or file.", "Wait until it has ended."
+            ) from None
         yield
     finally:
         os.close(fd)

@@ -129,7 +129,7 @@ def prepared(
         stack.enter_context(signals_raise("the disk is as it was, or says that it is unfinished"))
         drive, is_new = _drive(disk, wishes)
         if not is_new:
-            stack.enter_context(locked(drive.path))
+            stack.enter_context(locked(_lock_file(host, drive)))
         intake = stack.enter_context(_intake())
         # A file's partitions are filled as folders beside it.
         folder = stack.enter_context(scratch(drive.path)) if drive.is_file else intake
@@ -184,6 +184,14 @@ def prepared(
             installs=wishes.layout if wishes.installer else None,
         )
         yield Prepared(plan, work)
+
+
+def _lock_file(host: Machine, drive: Drive) -> Path:
+    if drive.is_file:
+        return drive.path
+    folder = host.paths.runtime / "provision"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{drive.path.name}.lock"
 
 
 def _allowed(drive: Drive, is_new: bool, wishes: Wishes) -> list[Found]:

@@ -96,7 +96,7 @@ def _twin(disk: BootDisk) -> Iterator[Finding]:
 def _names(disk: BootDisk) -> Iterator[Finding]:
     for name in (BOOT, RESCUE, Slot.A.label, Slot.B.label, DATA):
         found = [part for part in disk.partitions if part.name == name]
-        if not found:
+        if not found and name != RESCUE:
             yield finding(
                 "partition-missing",
                 f"{disk.device} should have a partition named '{name}', found none.",
@@ -178,13 +178,15 @@ def _rescue(disk: BootDisk) -> Iterator[Finding]:
             f"found {_list(part.device for part in labelled)}.",
             "Give what is not abupdate's another label: tune2fs -L NAME DEVICE",
         )
-    elif not labelled and named:
-        yield finding(
-            "rescue-missing",
-            f"{named[0].device} should hold the rescue system, labelled '{RESCUE}', found "
-            + (f"label '{named[0].label}'." if named[0].label is not None else "no filesystem."),
-            "Both slots still boot; without rescue there is nothing behind them.",
-        )
+    elif not labelled:
+        if named:
+            device, label = named[0].device, named[0].label
+            has = "no filesystem" if label is None else f"label '{label}'"
+            told = f"{device} should hold the rescue system, labelled '{RESCUE}', found {has}."
+        else:
+            told = f"{disk.device} has no partition for a rescue system."
+        advice = "Both slots still boot; without rescue there is nothing behind them."
+        yield finding("rescue-missing", told, advice)
 
 
 def _esp(disk: BootDisk) -> Partition | None:

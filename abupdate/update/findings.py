@@ -37,7 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "label-doubled": Kind(_ERROR, False, "a slot's label is on a partition that is not the slot"),
     "slot-lost": Kind(_ERROR, False, "GRUB is to boot a slot that does not carry its label"),
     "slot-unfinished": Kind(_WARNING, False, "a slot holds no complete system"),
-    "rescue-missing": Kind(_WARNING, False, "the rescue partition holds no rescue system"),
+    "rescue-missing": Kind(_WARNING, False, "there is no rescue system, or no partition for one"),
     "esp-not-mounted": Kind(_ERROR, False, "nothing is mounted at /boot/efi"),
     "esp-foreign": Kind(_ERROR, False, "/boot/efi is not the partition that GRUB reads"),
     "esp-write-protected": Kind(_ERROR, False, "the device of the ESP takes no writes"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abupdate.boot.state import NONE, BootState, Ustate
-from abupdate.disk.layout import Partition, Slot
+from abupdate.disk.layout import RESCUE, BootDisk, Partition, Slot
 from abupdate.errors import AbupdateError, RefusedError
 from abupdate.health.mounts import TOLD, mounts_that
 from abupdate.update.carried import carried
@@ -113,6 +113,7 @@ class StatusReport:
     """All of `abupdate status --json`. Times are seconds since the epoch.
 
     `failed`: releases that were given up here, and are not tried again by themselves.
+    `rescue`: ready, empty (a partition without a rescue system) or none.
     `problems`: what is not as it should be, a difference between what was
     installed, what runs and the boot state among it.
     """
@@ -121,6 +122,7 @@ class StatusReport:
     booted: BootedStatus
     slots: dict[str, SlotStatus]
     boot: BootStatus | None
+    rescue: str
     last_install: InstallStatus | None
     etc: EtcStatus | None
     failed: list[str]
@@ -144,12 +146,19 @@ def collect(machine: Machine) -> StatusReport:
         booted=_booted(booted, state, records),
         slots=slots,
         boot=_boot(state, reading.source) if state else None,
+        rescue=_rescue(booted.disk),
         last_install=_last_install(intent, state, working is not None) if intent else None,
         etc=_etc(machine, booted),
         failed=[failed.release for failed in machine.records.failed()],
         job=working,
         problems=problems,
     )
+
+
+def _rescue(disk: BootDisk) -> str:
+    if disk.labelled(RESCUE):
+        return "ready"
+    return "empty" if any(part.name == RESCUE for part in disk.partitions) else "none"
 
 
 def _etc(machine: Machine, booted: Booted) -> EtcStatus | None:

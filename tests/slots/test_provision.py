@@ -290,7 +290,7 @@ def test_two_at_once(factory: Factory, refused: Refused, owned: Path) -> None:
 
     with owned.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        refused(5, "is being written by another run", owned, "--erase", "owned.img")
+        refused(5, "Another run is writing this disk or file", owned, "--erase", "owned.img")
 
 
 def test_a_release_that_nobody_believes(factory: Factory, refused: Refused, tmp_path: Path) -> None:
