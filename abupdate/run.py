@@ -60,8 +60,8 @@ DISK_PACKAGES = {
 }
 # And those that only some sources need.
 OPTIONAL_PACKAGES = {
-    "curl": "curl", "grub-mkimage": "grub-common", "python3": "python3", "ssh": "openssh-client",
-    "zstd": "zstd",
+    "cryptsetup": "cryptsetup-bin", "curl": "curl", "grub-mkimage": "grub-common",
+    "python3": "python3", "ssh": "openssh-client", "zstd": "zstd",
 }  # fmt: skip
 
 _IDLE_LOOK = 1.0  # seconds

@@ -24,7 +24,7 @@ from abupdate.source.local import FileSource
 from abupdate.update.slots import Machine
 
 # What a person and the tests look at disks with.
-TOOLS = ("dosfstools", "gdisk", "parted")
+TOOLS = ("cryptsetup-bin", "dosfstools", "gdisk", "parted")
 RELEASE = Release("1", kernel=FULL_KERNEL, packages=TOOLS)
 
 

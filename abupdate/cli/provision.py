@@ -61,6 +61,9 @@ def provision(
     seed: Annotated[
         str | None, typer.Option(help="For a plain file: the same image for the same seed.")
     ] = None,
+    luks_key: Annotated[
+        Path | None, typer.Option(help="Encrypt data (LUKS2), or open a kept one, with this file.")
+    ] = None,
     installer: Annotated[
         bool,
         typer.Option("--installer", help="Make a stick that offers to install, in the layout."),
@@ -104,6 +107,7 @@ def provision(
         compatible=compatible,
         signed=_signed() if secure_boot else None,
         installer=installer,
+        luks_key=luks_key,
         erase=erase,
         asked_later=dry_run or sys.stdin.isatty(),
     )

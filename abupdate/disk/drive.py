@@ -11,10 +11,12 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from abupdate.disk import luks
 from abupdate.disk.grubimage import CODE_END
 from abupdate.disk.layout import BOOT, BOOT_LABEL
 from abupdate.disk.partition import Extent, TableEntry, read_table
@@ -126,17 +128,8 @@ def _file(path: Path, size: int, sector: int) -> Drive:
     whole = _blkid(path) if size else {}
     # Else libparted might ask about a table that is none.
     entries = read_table(path, sector) if "PTTYPE" in whole else []
-    return Drive(
-        path=path,
-        is_file=True,
-        model=None,
-        serial=None,
-        transport=None,
-        size=size,
-        sector=sector,
-        readonly=not os.access(path, os.W_OK),
-        **_contents(path, whole, entries),
-    )
+    contents = _contents(path, whole, entries)
+    return replace(new_file(path, size, sector), readonly=not os.access(path, os.W_OK), **contents)
 
 
 def _disk(path: Path) -> Drive:
@@ -162,7 +155,7 @@ def _disk(path: Path) -> Drive:
 
 
 def _contents(path: Path, whole: dict[str, str], entries: list[TableEntry]) -> dict[str, Any]:
-    partitions = tuple(Found(entry, _content_at(path, entry.extent)) for entry in entries)
+    partitions = tuple(_found(path, entry) for entry in entries)
     kind = whole.get("TYPE")
     return {
         "table": whole.get("PTTYPE"),
@@ -170,6 +163,12 @@ def _contents(path: Path, whole: dict[str, str], entries: list[TableEntry]) -> d
         "partitions": partitions,
         "unfinished": _is_unfinished(path, partitions),
     }
+
+
+def _found(path: Path, entry: TableEntry) -> Found:
+    content = _content_at(path, entry.extent)
+    encrypted = content is not None and content.kind == luks.KIND
+    return Found(replace(entry, encrypted=encrypted), content)
 
 
 def _is_unfinished(path: Path, partitions: tuple[Found, ...]) -> bool:
@@ -183,12 +182,12 @@ def _is_unfinished(path: Path, partitions: tuple[Found, ...]) -> bool:
 
 
 def _kernels_partitions(disk: Path) -> Iterator[TableEntry]:
-    for folder in _partition_folders(disk):
+    for number, folder in _partition_folders(disk).items():
         event = dict(
             line.split("=", 1) for line in (folder / "uevent").read_text().splitlines() if line
         )
         yield TableEntry(
-            int((folder / "partition").read_text()),
+            number,
             event.get("PARTNAME", ""),
             # sysfs counts in 512 bytes, whatever the disk does.
             Extent(
@@ -199,15 +198,16 @@ def _kernels_partitions(disk: Path) -> Iterator[TableEntry]:
 
 def partition_node(disk: Path, number: int) -> Path | None:
     """The device of a partition, as the kernel has it; None where it has none."""
-    for folder in _partition_folders(disk):
-        if (folder / "partition").read_text().strip() == str(number):
-            return disk.with_name(folder.name)
-    return None
+    folder = _partition_folders(disk).get(number)
+    return disk.with_name(folder.name) if folder is not None else None
 
 
-def _partition_folders(disk: Path) -> list[Path]:
-    found = [path.parent for path in (_SYSFS / disk.name).glob("*/partition")]
-    return sorted(found, key=lambda path: int((path / "partition").read_text()))
+def _partition_folders(disk: Path) -> dict[int, Path]:
+    found = {}
+    for path in (_SYSFS / disk.name).glob("*/partition"):
+        with suppress(FileNotFoundError):  # udev may have the table read anew at any moment
+            found[int(path.read_text())] = path.parent
+    return dict(sorted(found.items()))
 
 
 def _content_at(path: Path, extent: Extent) -> Content | None:

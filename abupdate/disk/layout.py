@@ -48,7 +48,10 @@ BOOT_LABEL = "BOOT"
 
 @dataclass(frozen=True)
 class PartitionSpec:
-    """A partition to make. `size` in bytes, None for the rest of the disk."""
+    """A partition to make. `size` in bytes, None for the rest of the disk.
+
+    `encrypted`: the filesystem lies within LUKS.
+    """
 
     number: int
     name: str
@@ -56,6 +59,7 @@ class PartitionSpec:
     filesystem: str | None
     flag: str | None
     size: int | None
+    encrypted: bool = False
 
 
 def partitions(root_size: int, rescue_size: int, boot_size: int = 64 * MIB) -> list[PartitionSpec]:

@@ -16,12 +16,12 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from abupdate.disk import filesystem, grubimage, images
+from abupdate.disk import filesystem, grubimage, images, luks
 from abupdate.disk.drive import UNFINISHED, partition_node
 from abupdate.disk.layout import MIB, PartitionSpec
 from abupdate.disk.partition import Extent, TableEntry, make_table
@@ -30,6 +30,7 @@ from abupdate.errors import BusyError, ContentDiffersError, DeviceFaultError
 _WRITE_OPTIONS = "rw,nosuid,nodev,noexec,noatime"
 _READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
 _NODE_SECONDS = 10.0
+_LOCK_SECONDS = 60.0
 _LOOK = 0.05
 _PIECE = 4 * MIB
 
@@ -88,6 +89,7 @@ class Medium(ABC):
             self._forget()
         extents = make_table(self.path, specs, self.sector, keep=keep, guid=self._ids.of)
         self._extents = {spec.name: one for spec, one in zip(specs, extents, strict=True)}
+        self._table_made()
         self._write_boot_code(UNFINISHED)
         for spec, extent in zip(specs, extents, strict=True):
             self._empty(extent)
@@ -152,6 +154,12 @@ class Medium(ABC):
     def _empty(self, extent: Extent) -> None:
         """Whatever could be recognised in a new partition is gone."""
 
+    def _table_made(self) -> None:
+        """Nobody looks at the table any more while the partitions are made."""
+
+    def close(self) -> None:
+        """Others may look at it again; once or more often."""
+
     def _appeared(self, spec: PartitionSpec) -> None:
         """Wait until a new partition can be used."""
         del spec  # a part of a file can be used at once
@@ -172,17 +180,31 @@ class Medium(ABC):
 
 
 class DiskMedium(Medium):
-    """A disk of this machine."""
+    """A disk of this machine. `key`: the file that opens the partitions that are encrypted."""
+
+    def __init__(self, path: Path, sector: int, ids: Ids, key: Path | None = None) -> None:
+        super().__init__(path, sector, ids)
+        self._key = key
+        self._lock: int | None = None
 
     @contextmanager
     def filling(self, spec: PartitionSpec, at: Path, label: str | None = None) -> Iterator[Path]:
         node = self._node(spec)
-        filesystem.make(node, label or spec.label or "", filesystem.INODE_RATIO)
-        with filesystem.mounted(node, at, _WRITE_OPTIONS), _synced(at):
-            yield at
+        if spec.encrypted and self._key is not None:
+            luks.encrypt(node, self._key)
+        with self._opened(node, encrypted=spec.encrypted) as device:
+            filesystem.make(device, label or spec.label or "", filesystem.INODE_RATIO)
+            with filesystem.mounted(device, at, _WRITE_OPTIONS), _synced(at):
+                yield at
+            filesystem.flush(device)
+            filesystem.drop_cache(device)
+            filesystem.check(device)
         filesystem.flush(node)
-        filesystem.drop_cache(node)
-        filesystem.check(node)
+
+    def _opened(self, node: Path, *, encrypted: bool) -> AbstractContextManager[Path]:
+        if encrypted and self._key is not None:
+            return luks.opened(node, self._key)
+        return nullcontext(node)
 
     @contextmanager
     def reading(self, spec: PartitionSpec, at: Path) -> Iterator[Path]:
@@ -194,7 +216,11 @@ class DiskMedium(Medium):
     @contextmanager
     def kept(self, entry: TableEntry, at: Path) -> Iterator[Path]:
         node = self._node(entry)
-        with filesystem.mounted(node, at, _WRITE_OPTIONS), _synced(at):
+        with (
+            self._opened(node, encrypted=entry.encrypted) as device,
+            filesystem.mounted(device, at, _WRITE_OPTIONS),
+            _synced(at),
+        ):
             yield at
         filesystem.flush(node)
 
@@ -213,6 +239,32 @@ class DiskMedium(Medium):
             for at in {extent.start, extent.end - MIB}:
                 _write_all(file.fileno(), bytes(MIB), at)
             os.fsync(file.fileno())
+
+    def _table_made(self) -> None:
+        """Keep udev from the disk: whenever it was opened to be written, udev has the kernel read
+        the table anew, and every partition is gone for a moment.
+
+        Not before: libparted waits until udev has seen the new table. Its lock is `flock`
+        (systemd, "Locking Block Device Access").
+        """
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BusyError(
+                        f"{self.path} has been locked by another program for {_LOCK_SECONDS:g} s.",
+                        f"`lsof {self.path}` may tell by which.",
+                    ) from None
+                time.sleep(_LOOK)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _appeared(self, spec: PartitionSpec) -> None:
         deadline = time.monotonic() + _NODE_SECONDS

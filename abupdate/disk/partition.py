@@ -47,12 +47,16 @@ class Extent:
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A partition that a table has. `name` is GPT's, empty in other tables; `esp`: UEFI's own."""
+    """A partition that a table has. `name` is GPT's, empty in other tables; `esp`: UEFI's own.
+
+    `encrypted`: it is known to hold LUKS.
+    """
 
     number: int
     name: str
     extent: Extent
     esp: bool = False
+    encrypted: bool = False
 
 
 def plan(

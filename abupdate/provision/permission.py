@@ -51,7 +51,7 @@ def missing(drive: Drive) -> RefusedError:
     )
 
 
-def kept(drive: Drive, wanted: Sequence[str]) -> list[Found]:
+def kept(drive: Drive, wanted: Sequence[str], *, has_key: bool = False) -> list[Found]:
     """The partitions that stay, by name or number. Raises `RefusedError`, `UsageError`."""
     if wanted and drive.table != "gpt":
         raise RefusedError(
@@ -72,11 +72,11 @@ def kept(drive: Drive, wanted: Sequence[str]) -> list[Found]:
             )
         kept.append(found[0])
     for one in kept:
-        _refuse_to_keep(one)
+        _refuse_to_keep(one, has_key=has_key)
     return kept
 
 
-def _refuse_to_keep(found: Found) -> None:
+def _refuse_to_keep(found: Found, *, has_key: bool) -> None:
     entry, content = found.entry, found.content
     where = f"Partition {entry.number} '{entry.name}'"
     if entry.name in (BIOS, BOOT, *(slot.label for slot in Slot)):
@@ -96,7 +96,15 @@ def _refuse_to_keep(found: Found) -> None:
             f"{where} has the label '{content.label}', by which GRUB finds a slot or its files.",
             "Give it another label first: tune2fs -L NAME, or fatlabel.",
         )
-    if entry.name == DATA and (content is None or (content.kind, content.label) != ("ext4", DATA)):
+    if entry.name != DATA:
+        return
+    if entry.encrypted and not has_key:
+        raise RefusedError(
+            f"{where} is encrypted, and nothing here opens it.",
+            "Give its key file: --luks-key FILE",
+        )
+    is_data = content is not None and (content.kind, content.label) == ("ext4", DATA)
+    if not (entry.encrypted or is_data):
         kind = content.kind if content else "nothing that is known"
         raise RefusedError(
             f"{where} should hold an ext4 labelled '{DATA}' to be kept as the data partition, "

@@ -91,7 +91,7 @@ def planned(
     found = [
         PlannedPartition(
             spec.number, spec.name, spec.filesystem, spec.label, extent.start, extent.size,
-            _purpose(spec.name, version),
+            _purpose(spec.name, version) + (", encrypted" if spec.encrypted else ""),
         )
         for spec, extent in zip(specs, extents, strict=True)
     ]  # fmt: skip

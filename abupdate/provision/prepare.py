@@ -67,7 +67,8 @@ class Wishes:
     plain file. `keep`: names or numbers of partitions that stay. `seed`: the same image for
     the same seed and release. `signers`: an allowed_signers file to believe instead of this
     machine's. `compatible`: the product that the release must be for. `installer`: a disk that
-    offers to install the release on others, in that layout.
+    offers to install the release on others, in that layout. `luks_key`: the file that opens
+    data, which is to be encrypted.
     """
 
     layout: Layout = DEFAULT
@@ -81,6 +82,7 @@ class Wishes:
     compatible: str | None = None
     signed: Signed | None = None
     installer: bool = False
+    luks_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def prepared(
     `AbupdateError`; nothing was written then.
     """
     require_root()
-    require_programs(DISK_PACKAGES)
+    require_programs([*DISK_PACKAGES, *(["cryptsetup"] if wishes.luks_key else [])])
     with ExitStack() as stack:
         stack.enter_context(signals_raise("the disk is as it was, or says that it is unfinished"))
         drive, is_new = _drive(disk, wishes)
@@ -154,6 +156,8 @@ def prepared(
             layout, size = installer_layout(need, store_bytes(store))
             drive = replace(drive, size=drive.size or size)
         wanted = specs(layout, need, store_bytes(store), [one.entry for one in keep])
+        if wishes.luks_key is not None:
+            wanted = [replace(one, encrypted=one.name == DATA) for one in wanted]
         extents = place(drive.size, wanted, [one.entry.extent for one in keep])
         _refuse_small_data(wanted, extents, store_bytes(store))
         plan = Plan(
@@ -181,6 +185,7 @@ def prepared(
             ids=_ids(wishes.seed, verified.tagger_time),
             machine=machine,
             events=events,
+            luks_key=wishes.luks_key,
             installs=wishes.layout if wishes.installer else None,
         )
         yield Prepared(plan, work)
@@ -204,7 +209,12 @@ def _allowed(drive: Drive, is_new: bool, wishes: Wishes) -> list[Found]:
         permission.check(drive, wishes.erase)
     elif permission.must_be_given(drive) and not wishes.asked_later:
         raise permission.missing(drive)
-    return permission.kept(drive, wishes.keep)
+    if wishes.luks_key is not None and drive.is_file:
+        raise RefusedError(
+            f"--luks-key needs a disk, and {drive.path} is a plain file.",
+            "Encryption belongs to one device: provision its disk, from an installer.",
+        )
+    return permission.kept(drive, wishes.keep, has_key=wishes.luks_key is not None)
 
 
 def _drive(disk: Path, wishes: Wishes) -> tuple[Drive, bool]:
@@ -314,6 +324,8 @@ def _warnings(wishes: Wishes, drive: Drive) -> Iterator[str]:
         yield f"no BIOS starts from sectors of {drive.sector} bytes: UEFI alone"
     if not layout.has_bios:
         yield "no partition for BIOS: UEFI alone"
+    if wishes.luks_key is not None:
+        yield "data is encrypted: the release's initramfs must open it, or nothing on it is there"
     if wishes.signed is not None and layout.has_bios:
         yield "Secure Boot is for UEFI: a BIOS starts it unchecked"
 

@@ -44,7 +44,7 @@ class Work:
 
     `is_new`: the disk is a plain file that is not there yet. `store` has the release.
     `signed_at`: seconds since the epoch. `machine`: whose folders are worked in. `installs`:
-    it becomes an installer, of disks with that layout.
+    it becomes an installer, of disks with that layout. `luks_key`: opens data.
     """
 
     drive: Drive
@@ -59,6 +59,7 @@ class Work:
     ids: Ids
     machine: Machine
     events: Events
+    luks_key: Path | None = None
     installs: Layout | None = None
 
 
@@ -70,8 +71,15 @@ def write(work: Work) -> None:
             file.truncate(drive.size)
     try:
         drives.refuse_if_used(drive)  # again: a person may have thought for an hour
-        kind = FileMedium if drive.is_file else DiskMedium
-        _Writer(work, kind(drive.path, drive.sector, work.ids)).run()
+        medium: Medium
+        if drive.is_file:
+            medium = FileMedium(drive.path, drive.sector, work.ids)
+        else:
+            medium = DiskMedium(drive.path, drive.sector, work.ids, work.luks_key)
+        try:
+            _Writer(work, medium).run()
+        finally:
+            medium.close()
     except BaseException:
         if work.is_new:
             drive.path.unlink(missing_ok=True)

@@ -193,6 +193,18 @@ def test_filled_for_the_first_time_and_cut_off(tmp_path: Path, shell: Shell, ste
     assert not (state / "opt/tool").exists()
 
 
+def test_data_that_is_encrypted(tmp_path: Path, shell: Shell) -> None:
+    """What was opened lies on the partition; as long as it was not, it is the partition."""
+    holders = tmp_path / "sda6/holders"
+    holders.mkdir(parents=True)
+    commands = f"classes={tmp_path}; opened /dev/sda6"
+    assert shell(commands) == "/dev/sda6\n"
+    (holders / "dm-3").mkdir()
+    assert shell(commands) == "/dev/dm-3\n"
+    (holders / "md0").mkdir()
+    assert shell(commands) == "/dev/sda6\n"
+
+
 def test_the_machine_keeps_its_id(tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "data/state").mkdir(parents=True)

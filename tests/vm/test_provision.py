@@ -152,7 +152,7 @@ def agree(bench: Bench, name: str) -> None:
     table = bench.device.run("parted", "--script", "--machine", node, "unit", "B", "print").stdout
     assert len(table.splitlines()) == 8 and ":gpt:" in table, table
     assert "No problems found" in bench.device.run("sgdisk", "--verify", node).stdout
-    told = bench.device.run("lsblk", "--json", "--output", "PATH,PARTLABEL,FSTYPE,LABEL", node)
+    told = bench.device.run("lsblk", "--json", "--output", "NAME,PATH,PARTLABEL,FSTYPE,LABEL", node)
     (found,) = json.loads(told.stdout)["blockdevices"]
     kinds = {one["partlabel"]: (one["fstype"], one["label"]) for one in found["children"]}
     assert kinds == {
@@ -176,6 +176,35 @@ def boots(disk: Disk, tmp_path: Path) -> None:
     for firmware in ("bios", "uefi") if disk.sector == 512 else ("uefi",):
         found = grubbox.boot(box, firmware, bus=disk.bus)
         grubbox.assert_booted(found, box, "A", "normal")
+
+
+def test_encrypted_data(bench: Bench) -> None:
+    """LUKS, opened by the owner's key; kept by the next run with it, and not without."""
+    node, run = bench.node(_VIRTIO), bench.device.run
+    run("sh", "-c", "echo secret > /run/key; echo other > /run/other; mkdir -p /run/opened")
+    key = ("--erase", _VIRTIO, "--luks-key", "/run/key")
+    assert "data is encrypted: the release's initramfs must open it" in bench.provision(
+        _VIRTIO, *key
+    )
+    run("cryptsetup", "isLuks", f"{node}6")
+    assert run("lsblk", "--noheadings", "--output", "TYPE", f"{node}6").stdout.split() == ["part"]
+    opened = ("cryptsetup", "open", f"{node}6", "mine", "--key-file")
+    run(*opened, "/run/other", ok=(2,))
+    run(*opened, "/run/key")
+    run("mount", "/dev/mapper/mine", "/run/opened")
+    run("sh", "-c", "test -f /run/opened/abupdate/slots/A.json && echo mine > /run/opened/films")
+    said = bench.provision(_VIRTIO, *key, "--keep", "data", ok=7)
+    assert "must not be in use" in said and "lies on" in said
+    run("umount", "/run/opened")
+    run("cryptsetup", "close", "mine")
+    said = bench.provision(_VIRTIO, "--erase", _VIRTIO, "--keep", "data", ok=7)
+    assert "is encrypted, and nothing here opens it" in said
+    bench.provision(_VIRTIO, *key, "--keep", "data")
+    run(*opened, "/run/key")
+    run("mount", "/dev/mapper/mine", "/run/opened")
+    assert run("cat", "/run/opened/films").stdout == "mine\n"
+    run("umount", "/run/opened")
+    run("cryptsetup", "close", "mine")
 
 
 @pytest.mark.row("S19")
