@@ -79,6 +79,7 @@ class Medium(ABC):
         self.sector = sector
         self._ids = ids
         self._extents: dict[str, Extent] = {}
+        self._lock: int | None = None
 
     def begin(self, specs: Sequence[PartitionSpec], keep: Sequence[TableEntry] = ()) -> None:
         """Make the partition table; all but what is kept is lost from here on.
@@ -154,11 +155,15 @@ class Medium(ABC):
     def _empty(self, extent: Extent) -> None:
         """Whatever could be recognised in a new partition is gone."""
 
+    @abstractmethod
     def _table_made(self) -> None:
-        """Nobody looks at the table any more while the partitions are made."""
+        """From here on nobody else looks at the table."""
 
     def close(self) -> None:
         """Others may look at it again; once or more often."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _appeared(self, spec: PartitionSpec) -> None:
         """Wait until a new partition can be used."""
@@ -185,7 +190,6 @@ class DiskMedium(Medium):
     def __init__(self, path: Path, sector: int, ids: Ids, key: Path | None = None) -> None:
         super().__init__(path, sector, ids)
         self._key = key
-        self._lock: int | None = None
 
     @contextmanager
     def filling(self, spec: PartitionSpec, at: Path, label: str | None = None) -> Iterator[Path]:
@@ -261,11 +265,6 @@ class DiskMedium(Medium):
                     ) from None
                 time.sleep(_LOOK)
 
-    def close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
     def _appeared(self, spec: PartitionSpec) -> None:
         deadline = time.monotonic() + _NODE_SECONDS
         while (node := partition_node(self.path, spec.number)) is None or not node.exists():
@@ -325,6 +324,9 @@ class FileMedium(Medium):
 
     def superblock(self, spec: PartitionSpec) -> filesystem.Superblock:
         return _read_superblock(self.path, self.extent(spec).start)
+
+    def _table_made(self) -> None:
+        """A file has nobody who looks at its table."""
 
     def _forget(self) -> None:
         with self.path.open("r+b", buffering=0) as file:
