@@ -11,7 +11,7 @@ from pathlib import Path
 import device
 import guest
 import publisher
-from guest import FULL_KERNEL, Release
+from guest import DISK_TOOLS, FULL_KERNEL, Release
 from vm import accelerator
 
 FAILURE = "the service of release 3 does not answer"
@@ -19,7 +19,7 @@ _FAILING_CHECK = f"#!/bin/sh\necho {FAILURE}\nexit 1\n".encode()
 
 ONE = Release("1", packages=("figlet",), cmdline="demo.release=one")
 # Another kernel flavour, another command line, one package more and one less.
-TWO = Release("2", kernel=FULL_KERNEL, packages=("hello",), cmdline="demo.release=two")
+TWO = Release("2", kernel=FULL_KERNEL, packages=("hello", *DISK_TOOLS), cmdline="demo.release=two")
 # Boots well, and its own check says that it is broken.
 THREE = replace(
     TWO,

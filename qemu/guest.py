@@ -48,6 +48,9 @@ PACKAGES = (
     *("systemd-sysv", "udev", "zstd"),
 )
 
+# What people and tests look at disks with, and encrypt them.
+DISK_TOOLS = ("cryptsetup-bin", "dosfstools", "gdisk", "parted")
+
 # What a test guest never opens: documentation, and drivers of hardware that no
 # virtual machine has. dpkg leaves them out before depmod runs.
 EXCLUDED = (

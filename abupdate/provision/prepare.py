@@ -184,11 +184,17 @@ def prepared(
             belongings=own,
             ids=_ids(wishes.seed, verified.tagger_time),
             machine=machine,
+            scratch=_new_folder(folder / "made"),
             events=events,
             luks_key=wishes.luks_key,
             installs=wishes.layout if wishes.installer else None,
         )
         yield Prepared(plan, work)
+
+
+def _new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def _lock_file(host: Machine, drive: Drive) -> Path:

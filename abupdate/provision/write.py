@@ -43,7 +43,8 @@ class Work:
     """All that the writes need.
 
     `is_new`: the disk is a plain file that is not there yet. `store` has the release.
-    `signed_at`: seconds since the epoch. `machine`: whose folders are worked in. `installs`:
+    `signed_at`: seconds since the epoch. `machine`: whose folders things
+    are mounted at. `scratch`: an empty folder. `installs`:
     it becomes an installer, of disks with that layout. `luks_key`: opens data.
     """
 
@@ -58,6 +59,7 @@ class Work:
     belongings: Belongings
     ids: Ids
     machine: Machine
+    scratch: Path
     events: Events
     luks_key: Path | None = None
     installs: Layout | None = None
@@ -131,7 +133,7 @@ class _Writer:
             with self._medium.filling(spec, self._at, label) as target:
                 self._same_times(target)
         elif spec.filesystem == "vfat":
-            folder = self._work.machine.paths.runtime / spec.name
+            folder = self._work.scratch / spec.name
             folder.mkdir()
             self._write_vfat(spec, folder)
 
@@ -190,7 +192,7 @@ class _Writer:
         trust.remember_signature(paths, self._work.signed_at)
 
     def _fill_boot(self, spec: PartitionSpec) -> None:
-        esp = self._work.machine.paths.runtime / "esp"
+        esp = self._work.scratch / "esp"
         self._work.grub.write_esp(esp)
         boot = self._work.belongings.settings.boot
         # Nobody confirms the boots of an installer.
