@@ -56,7 +56,7 @@ DISK_PACKAGES = {
     **PACKAGES,
     **dict.fromkeys(("debugfs", "dumpe2fs"), "e2fsprogs"),
     **dict.fromkeys(("blkid", "lsblk"), "util-linux"),
-    **dict.fromkeys(("mcopy", "mformat"), "mtools"),
+    **dict.fromkeys(("mcopy", "mformat", "mmd"), "mtools"),
 }
 # And those that only some sources need.
 OPTIONAL_PACKAGES = {

@@ -81,7 +81,7 @@ class DiskImage:
     def add_ext4(self, name: str, label: str, content: Path | None = None) -> str:
         """Make the ext4 of partition `name`, with the files of a folder; its UUID."""
         extent = self._extents[name]
-        with scratch(self.path) as folder:
+        with scratch(self.path.parent, ".scratch-") as folder:
             part = folder / "ext4"
             images.make_ext4(part, extent.size, label, content, self._sizes.sector)
             superblock = filesystem.read_superblock(part)
@@ -96,7 +96,7 @@ class DiskImage:
         image, and Secure Boot may be on (docs/secure-boot.md).
         """
         bios = self._sizes.sector == grubimage.SECTOR
-        with scratch(self.path) as folder:
+        with scratch(self.path.parent, ".scratch-") as folder:
             files = found_files((_source,), folder, bios=bios, signed=signed)
             tree, part = folder / "esp", folder / "vfat"
             files.write_esp(tree)

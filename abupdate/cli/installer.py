@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from abupdate.cli.invocation import machine_of, settings_of
-from abupdate.errors import AbupdateError, InterruptedByUserError, RefusedError
+from abupdate.errors import AbupdateError, InterruptedByUserError, RefusedError, fault_of
 
 if TYPE_CHECKING:
     from abupdate.disk.drive import Drive
@@ -56,10 +56,9 @@ class _Offer:
             return self._install(drives[int(answer) - 1])
         except InterruptedByUserError:
             raise
-        except AbupdateError as error:
-            print(f"\nNot installed: {error.message}")
-            if error.hint:
-                print(f"  {error.hint}")
+        except (AbupdateError, OSError) as error:
+            fault = error if isinstance(error, AbupdateError) else fault_of(error)
+            print(f"\nNot installed: {fault.message}\n  {fault.hint or ''}")
             return False
 
     def _disks(self) -> list[Drive]:
@@ -72,11 +71,14 @@ class _Offer:
         print(f"\nThis installs release {self.release}. The disks of this machine:\n")
         found = []
         for path in drive.disks():
-            one = drive.look(path)
             try:
+                one = drive.look(path)
                 drive.refuse_if_used(one)
             except RefusedError:
                 continue  # this stick, as a rule
+            except (AbupdateError, OSError) as error:
+                print(printable(f"     {path} cannot be read: {error}"))
+                continue
             found.append(one)
             print(printable(f"{len(found):>3}  {disk_text(disk_facts(one))}"))
         if not found:

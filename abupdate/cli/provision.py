@@ -133,13 +133,14 @@ def provision(
 
 
 def _ask(ready: Prepared) -> None:
+    from abupdate.cli.show import printable
     from abupdate.provision import permission
 
     drive = ready.work.drive
     if not permission.must_be_given(drive):
         return
     print(f"Everything on {drive.path} that is not kept is lost.", file=sys.stderr)
-    print(f"Type {ready.plan.confirm} to go on: ", end="", file=sys.stderr, flush=True)
+    print(printable(f"Type {ready.plan.confirm} to go on: "), end="", file=sys.stderr, flush=True)
     permission.check(drive, sys.stdin.readline())
 
 

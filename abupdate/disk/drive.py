@@ -7,18 +7,22 @@ from `lsblk` and from `blkid`, and of a plain file that stands for one, from lib
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abupdate.disk import luks
+from abupdate.disk import gpt, luks
+from abupdate.disk.filesystem import mounts, unmount_leftover
 from abupdate.disk.grubimage import CODE_END
-from abupdate.disk.layout import BOOT, BOOT_LABEL
+from abupdate.disk.images import data_runs
+from abupdate.disk.layout import BOOT, BOOT_LABEL, MIB
 from abupdate.disk.partition import Extent, TableEntry, read_table
 from abupdate.errors import DeviceFaultError, RefusedError, UsageError
 from abupdate.run import run
@@ -27,12 +31,13 @@ _SYSFS = Path("/sys/class/block")
 _COLUMNS = "NAME,PATH,TYPE,MODEL,SERIAL,TRAN,SIZE,LOG-SEC,RO,MOUNTPOINTS"
 _LOOK_SECONDS = 60.0
 _NOTHING_FOUND = 2  # blkid's exit code
+_OFD_GETLK = 36  # fcntl.h; the module has no name for it
 
 # The boot sector of a disk whose first install has not finished: it says so, and hands
 # over to what the BIOS tries next (INT 18h). Its length is below grubimage.CODE_END.
 _TEXT = b"abupdate: the first install of this disk has not finished.\r\n\0"
-UNFINISHED = bytes.fromhex("31c08ed8be1b7cfcac84c07409b40ebb0700cd10ebf2cd18f4ebfd") + _TEXT
-assert len(UNFINISHED) <= CODE_END
+_UNFINISHED = bytes.fromhex("31c08ed8be1b7cfcac84c07409b40ebb0700cd10ebf2cd18f4ebfd") + _TEXT
+assert len(_UNFINISHED) + 20 <= CODE_END
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,10 @@ class Found:
 class Drive:
     """A whole disk, or a plain file that stands for one. Sizes in bytes.
 
-    `table` is gpt, dos or None; `whole` what it holds without a table. `unfinished`: a
-    first install of ours began and did not end, so that nothing on it is anybody's.
+    `table` is gpt, dos or None; `whole` what it holds without a table. `damaged`: why its table
+    cannot be read. `guid` and `usable` (where partitions may be) are a GPT's. `blank`: a file of
+    zeros. `unfinished`: a first install of ours began and did not end, so that nothing on it is
+    anybody's.
     """
 
     path: Path
@@ -72,11 +79,15 @@ class Drive:
     whole: Content | None
     partitions: tuple[Found, ...]
     unfinished: bool = False
+    damaged: str | None = None
+    guid: str | None = None
+    usable: Extent | None = None
+    blank: bool = False
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing that anybody knows is on it."""
-        return self.table is None and self.whole is None
+        """Whether nothing is on it: of a disk, nothing that anybody knows."""
+        return self.table is None and self.whole is None and (self.blank or not self.is_file)
 
     @property
     def name(self) -> str:
@@ -121,15 +132,17 @@ def new_file(path: Path, size: int, sector: int) -> Drive:
         table=None,
         whole=None,
         partitions=(),
+        blank=True,
     )
 
 
 def _file(path: Path, size: int, sector: int) -> Drive:
-    whole = _blkid(path) if size else {}
-    # Else libparted might ask about a table that is none.
-    entries = read_table(path, sector) if "PTTYPE" in whole else []
-    contents = _contents(path, whole, entries)
-    return replace(new_file(path, size, sector), readonly=not os.access(path, os.W_OK), **contents)
+    return replace(
+        new_file(path, size, sector),
+        readonly=not os.access(path, os.W_OK),
+        blank=_is_blank(path),
+        **_contents(path, sector, is_file=True),
+    )
 
 
 def _disk(path: Path) -> Drive:
@@ -150,18 +163,35 @@ def _disk(path: Path) -> Drive:
         size=int(found["size"]),
         sector=sector,
         readonly=bool(found["ro"]),
-        **_contents(path, _blkid(path), list(_kernels_partitions(path))),
+        **_contents(path, sector, is_file=False),
     )
 
 
-def _contents(path: Path, whole: dict[str, str], entries: list[TableEntry]) -> dict[str, Any]:
+def _contents(path: Path, sector: int, *, is_file: bool) -> dict[str, Any]:
+    whole = _blkid(path)
+    kind, damaged, table = whole.get("PTTYPE"), None, None
+    try:
+        table = gpt.read(path, sector)
+        if table is None and kind in ("gpt", "PMBR"):
+            damaged = "there is none in sectors of that size"
+    except gpt.DamagedTableError as error:
+        damaged = str(error)
+    if table is not None:
+        entries = list(table.entries)
+    elif damaged is None and kind is not None:
+        entries = read_table(path, sector) if is_file else list(_kernels_partitions(path))
+    else:
+        entries = []
     partitions = tuple(_found(path, entry) for entry in entries)
-    kind = whole.get("TYPE")
+    content = whole.get("TYPE")
     return {
-        "table": whole.get("PTTYPE"),
-        "whole": Content(kind, whole.get("LABEL")) if kind else None,
+        "table": "gpt" if table is not None or damaged is not None else kind,
+        "damaged": damaged,
+        "guid": str(table.guid) if table is not None else None,
+        "usable": table.usable if table is not None else None,
+        "whole": Content(content, whole.get("LABEL")) if content else None,
         "partitions": partitions,
-        "unfinished": _is_unfinished(path, partitions),
+        "unfinished": table is not None and _is_unfinished(path, table, partitions),
     }
 
 
@@ -171,14 +201,35 @@ def _found(path: Path, entry: TableEntry) -> Found:
     return Found(replace(entry, encrypted=encrypted), content)
 
 
-def _is_unfinished(path: Path, partitions: tuple[Found, ...]) -> bool:
-    """Marked so, and without the boot partition, which is made last."""
+def unfinished_mark(table: gpt.Table | None) -> bytes:
+    """What the boot sector begins with until a first install has finished.
+
+    `table`: the one that it made, None where partitions of somebody were kept: another run
+    then may not do as it likes.
+    """
+    own = struct.pack("<16sI", table.guid.bytes_le, table.checksum) if table else bytes(20)
+    return _UNFINISHED + own
+
+
+def _is_unfinished(path: Path, table: gpt.Table, partitions: tuple[Found, ...]) -> bool:
+    """Marked so for this very table, and without the boot partition, which is made last."""
+    mark = unfinished_mark(table)
     with path.open("rb", buffering=0) as file:
-        marked = os.pread(file.fileno(), len(UNFINISHED), 0) == UNFINISHED
+        marked = os.pread(file.fileno(), len(mark), 0) == mark
     return marked and not any(
         found.entry.name == BOOT and found.content and found.content.label == BOOT_LABEL
         for found in partitions
     )
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a file has nothing but zeros."""
+    with path.open("rb", buffering=0) as file:
+        for start, end in data_runs(file.fileno()):
+            for at in range(start, end, MIB):
+                if any(os.pread(file.fileno(), min(MIB, end - at), at)):
+                    return False
+    return True
 
 
 def _kernels_partitions(disk: Path) -> Iterator[TableEntry]:
@@ -289,17 +340,46 @@ def _uses(device: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_attached(path: Path) -> None:
-    wanted = path.stat()
+    with path.open("rb") as file:
+        # What QEMU holds on the disks of a machine that runs (struct flock, F_OFD_GETLK).
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        if struct.unpack("hhqqi4x", fcntl.fcntl(file, _OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
+            raise RefusedError(
+                f"{path} must not be in use, and another program has locked it.",
+                f"A virtual machine? `lsof {path}` may tell.",
+            )
+    for name in loops_of(path):
+        points = [entry.target for entry in mounts() if entry.device_number == _number(name)]
+        raise RefusedError(
+            f"{path} must not be in use, and /dev/{name} is attached to it"
+            + (f", mounted at {points[0]}." if points else "."),
+            f"Free it first: umount {points[0]}" if points else f"losetup --detach /dev/{name}",
+        )
+
+
+def loops_of(path: Path) -> list[str]:
+    """The names of the loop devices that a file is attached to."""
+    wanted, found = path.stat(), []
     for folder in _SYSFS.glob("loop*/loop"):
         try:
             backing = Path((folder / "backing_file").read_text().strip()).stat()
         except OSError:
             continue
         if (backing.st_dev, backing.st_ino) == (wanted.st_dev, wanted.st_ino):
-            raise RefusedError(
-                f"{path} must not be in use, and /dev/{folder.parent.name} is attached to it.",
-                f"Detach it first: losetup --detach /dev/{folder.parent.name}",
-            )
+            found.append(folder.parent.name)
+    return found
+
+
+def unmount_leftovers(path: Path, below: str) -> None:
+    """Unmount what a killed run has mounted of a file, at paths that begin with `below`."""
+    for name in loops_of(path):
+        for entry in mounts():
+            if entry.device_number == _number(name) and entry.target.startswith(below):
+                unmount_leftover(Path(entry.target))
+
+
+def _number(name: str) -> str:
+    return (_SYSFS / name / "dev").read_text().strip()
 
 
 def _text(value: object) -> str | None:

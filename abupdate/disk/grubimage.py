@@ -144,3 +144,9 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
     if written != len(data):
         raise DeviceFaultError(f"Writing {len(data)} bytes of GRUB wrote {written} of them.")
     os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    if os.pread(fd, len(data), offset) != data:
+        raise DeviceFaultError(
+            f"The disk should hold the GRUB that was written at byte {offset}, and does not.",
+            "Run it again; if it happens twice, the disk is failing.",
+        )

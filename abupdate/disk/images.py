@@ -82,6 +82,12 @@ def _complete(path: Path, content: Path, stamp: Stamp) -> None:
             for name in ("atime", "ctime"):
                 fields += [(number, name, f"@{stamp.time}"), (number, f"{name}_extra", 0)]
     _set_fields(path, fields, stamp)
+    if stamp.time is not None:
+        # What it took to make it, in KiB.
+        run(
+            ["debugfs", "-w", "-R", "set_super_value kbytes_written 0", path],
+            env=stamp.environment,
+        )
 
 
 def set_mtimes(path: Path, times: Mapping[int, int], stamp: Stamp) -> None:
@@ -136,9 +142,11 @@ def make_vfat(
         file.truncate(size)
     geometry = ("-M", str(sector), "-T", str(size // sector), "-N", stamp.uuid.hex[:8])
     run(["mformat", "-i", path, *geometry, "-v", label, "::"], env=stamp.environment)
-    names = sorted(content.iterdir())
-    if names:
-        run(["mcopy", "-i", path, "-s", "-m", *names, "::"], env=stamp.environment)
+    # One by one and sorted: `mcopy -s` takes a folder as it lies on the disk.
+    for one in sorted(content.rglob("*")):
+        target = f"::/{one.relative_to(content)}"
+        words = ["mmd"] if one.is_dir() else ["mcopy", "-m"]
+        run([*words, "-i", path, *([] if one.is_dir() else [one]), target], env=stamp.environment)
 
 
 def copy_sparse(source: Path, target: Path, offset: int) -> None:

@@ -44,6 +44,11 @@ BOOT = "boot"
 RESCUE = "rescue"
 DATA = "data"
 BOOT_LABEL = "BOOT"
+# By which GRUB, or a person, takes a partition for one of ours.
+RESERVED_LABELS = (
+    *(slot.label for slot in Slot), *(slot.unfinished_label for slot in Slot),
+    RESCUE, DATA, BOOT_LABEL, "empty",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

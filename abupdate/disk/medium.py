@@ -16,13 +16,13 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from abupdate.disk import filesystem, grubimage, images, luks
-from abupdate.disk.drive import UNFINISHED, partition_node
+from abupdate.disk import filesystem, gpt, grubimage, images, luks
+from abupdate.disk.drive import partition_node, unfinished_mark
 from abupdate.disk.layout import MIB, PartitionSpec
 from abupdate.disk.partition import Extent, TableEntry, make_table
 from abupdate.errors import BusyError, ContentDiffersError, DeviceFaultError
@@ -79,19 +79,26 @@ class Medium(ABC):
         self.sector = sector
         self._ids = ids
         self._extents: dict[str, Extent] = {}
+        self._table: gpt.Table | None = None
         self._lock: int | None = None
 
-    def begin(self, specs: Sequence[PartitionSpec], keep: Sequence[TableEntry] = ()) -> None:
+    def begin(
+        self,
+        specs: Sequence[PartitionSpec],
+        extents: Sequence[Extent],
+        keep: Sequence[TableEntry] = (),
+    ) -> None:
         """Make the partition table; all but what is kept is lost from here on.
 
         Until `finish`, the boot sector says that it is not finished.
         """
         if not keep:
             self._forget()
-        extents = make_table(self.path, specs, self.sector, keep=keep, guid=self._ids.of)
+        make_table(self.path, specs, self.sector, keep=keep, extents=extents, guid=self._ids.of)
         self._extents = {spec.name: one for spec, one in zip(specs, extents, strict=True)}
         self._table_made()
-        self._write_boot_code(UNFINISHED)
+        self._table = gpt.read(self.path, self.sector)
+        self._write_boot_code(unfinished_mark(None if keep else self._table))
         for spec, extent in zip(specs, extents, strict=True):
             self._empty(extent)
             self._appeared(spec)
@@ -101,7 +108,17 @@ class Medium(ABC):
         return self._extents[spec.name]
 
     def finish(self, bios: PartitionSpec | None, core: bytes, boot: bytes) -> None:
-        """The last write: the boot sector. `bios`: where `core` goes, None for UEFI alone."""
+        """The last write: the boot sector. `bios`: where `core` goes, None for UEFI alone.
+
+        Raises `ContentDiffersError` where the disk does not hold the table that was made.
+        """
+        with self.path.open("rb", buffering=0) as file:
+            self._drop_cache(file.fileno())
+        if gpt.read(self.path, self.sector) != self._table:
+            raise ContentDiffersError(
+                f"{self.path} should hold the partition table that was made, and does not.",
+                "Run it again; if it happens twice, the disk is failing.",
+            )
         if bios is None:
             self._write_boot_code(b"")
         else:
@@ -140,8 +157,10 @@ class Medium(ABC):
         """The folder `at` with what an ext4 partition holds, as it is on the disk."""
 
     @abstractmethod
-    def kept(self, entry: TableEntry, at: Path) -> AbstractContextManager[Path]:
-        """The folder `at` with what a partition that is kept holds, to be written to."""
+    def kept(
+        self, entry: TableEntry, at: Path, *, read_only: bool = False
+    ) -> AbstractContextManager[Path]:
+        """The folder `at` with what a partition that is kept holds, to be written to or read."""
 
     @abstractmethod
     def superblock(self, spec: PartitionSpec) -> filesystem.Superblock:
@@ -214,19 +233,25 @@ class DiskMedium(Medium):
     def reading(self, spec: PartitionSpec, at: Path) -> Iterator[Path]:
         node = self._node(spec)
         filesystem.drop_cache(node)
-        with filesystem.mounted(node, at, _READ_OPTIONS):
+        with (
+            self._opened(node, encrypted=spec.encrypted) as device,
+            filesystem.mounted(device, at, _READ_OPTIONS),
+        ):
             yield at
 
     @contextmanager
-    def kept(self, entry: TableEntry, at: Path) -> Iterator[Path]:
+    def kept(self, entry: TableEntry, at: Path, *, read_only: bool = False) -> Iterator[Path]:
         node = self._node(entry)
-        with (
-            self._opened(node, encrypted=entry.encrypted) as device,
-            filesystem.mounted(device, at, _WRITE_OPTIONS),
-            _synced(at),
-        ):
-            yield at
-        filesystem.flush(node)
+        filesystem.drop_cache(node)
+        with self._opened(node, encrypted=entry.encrypted) as device:
+            if not read_only:
+                filesystem.repair(device)
+            options = _READ_OPTIONS if read_only else _WRITE_OPTIONS
+            with filesystem.mounted(device, at, options), _synced(at):
+                yield at
+            if not read_only:
+                filesystem.flush(device)
+                filesystem.flush(node)
 
     def superblock(self, spec: PartitionSpec) -> filesystem.Superblock:
         return _read_superblock(self._node(spec))
@@ -297,7 +322,7 @@ class FileMedium(Medium):
         extent, stamp = self.extent(spec), self._ids.stamp(spec.name)
         at.mkdir(parents=True, exist_ok=True)
         yield at
-        with scratch(self.path) as folder:
+        with scratch(self.path.parent, f".part-{self.path.name}-") as folder:
             part = folder / "ext4"
             name = label or spec.label or ""
             images.make_ext4(part, extent.size, name, at, self.sector, stamp)
@@ -317,9 +342,10 @@ class FileMedium(Medium):
             yield at
 
     @contextmanager
-    def kept(self, entry: TableEntry, at: Path) -> Iterator[Path]:
+    def kept(self, entry: TableEntry, at: Path, *, read_only: bool = False) -> Iterator[Path]:
         where = f"loop,offset={entry.extent.start},sizelimit={entry.extent.size}"
-        with filesystem.mounted(self.path, at, f"{_WRITE_OPTIONS},{where}"), _synced(at):
+        options = _READ_OPTIONS if read_only else _WRITE_OPTIONS
+        with filesystem.mounted(self.path, at, f"{options},{where}"), _synced(at):
             yield at
 
     def superblock(self, spec: PartitionSpec) -> filesystem.Superblock:
@@ -377,10 +403,38 @@ def _synced(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def scratch(beside: Path) -> Iterator[Path]:
-    """A temporary folder on the same filesystem as a file."""
-    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".scratch-") as folder:
-        yield Path(folder)
+def scratch(folder: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in another, gone after the block; so are those that killed runs have left.
+
+    Whoever works in one has locked it.
+    """
+    for left in folder.glob(f"{prefix}*"):
+        if (fd := _lock_folder(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(fd)
+    fd = None
+    while fd is None:  # another run may have taken it for one that is left
+        path = Path(tempfile.mkdtemp(dir=folder, prefix=prefix))
+        fd = _lock_folder(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+        os.close(fd)
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """A descriptor that has it locked; None where another has, or it is gone."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.stat().st_ino == os.fstat(fd).st_ino:
+            return fd
+    os.close(fd)
+    return None
 
 
 def _read_superblock(path: Path, offset: int = 0) -> filesystem.Superblock:

@@ -60,14 +60,18 @@ class TableEntry:
 
 
 def plan(
-    disk_size: int, specs: Sequence[PartitionSpec], kept: Sequence[Extent] = ()
+    disk_size: int,
+    specs: Sequence[PartitionSpec],
+    kept: Sequence[Extent] = (),
+    usable: Extent | None = None,
 ) -> list[Extent]:
     """Where each partition goes. Raises `NoSpaceError` when they do not fit.
 
-    Nothing of `kept` is touched. Without it, what has no size gets all that is left; else
+    Nothing of `kept` is touched; `usable`: where the table that has it lets partitions be. Without
+    it, what has no size gets all that is left; else
     what is left of the largest gap.
     """
-    gaps = _gaps(disk_size, kept)
+    gaps = _gaps(disk_size, kept, usable)
     sized: dict[int, Extent] = {}
     for index, spec in enumerate(specs):
         if spec.size is None and not kept:
@@ -94,11 +98,13 @@ def plan(
     return [sized[index] for index in range(len(specs))]
 
 
-def _gaps(disk_size: int, kept: Sequence[Extent]) -> list[Extent]:
+def _gaps(disk_size: int, kept: Sequence[Extent], usable: Extent | None = None) -> list[Extent]:
     """What is free, in whole MiB."""
     gaps = []
-    position = MIB
-    for taken in [*sorted(kept, key=lambda one: one.start), Extent(disk_size - _TAIL, 0)]:
+    position, last = MIB, disk_size - _TAIL
+    if usable is not None:
+        position, last = max(position, usable.start), min(last, usable.end)
+    for taken in [*sorted(kept, key=lambda one: one.start), Extent(last, 0)]:
         start, end = -(-position // MIB) * MIB, taken.start // MIB * MIB
         if end > start:
             gaps.append(Extent(start, end - start))
@@ -155,9 +161,10 @@ def make_table(
     sector: int | None = None,
     *,
     keep: Sequence[TableEntry] = (),
+    extents: Sequence[Extent] | None = None,
     guid: Callable[[str], UUID] | None = None,
 ) -> list[Extent]:
-    """Write the partition table; gives where each new partition is.
+    """Write the partition table; gives where each new partition is: at `extents`, else as planned.
 
     Of what the disk has, only the partitions of `keep` stay, under their numbers.
     `disk` exists and has its full size. `sector`: 512 or 4096 bytes, which the
@@ -174,7 +181,8 @@ def make_table(
     try:
         with _device(disk, sector) as device:
             size = device.length * device.sectorSize
-            extents = plan(size, specs, [entry.extent for entry in keep])
+            if extents is None:
+                extents = plan(size, specs, [entry.extent for entry in keep])
             if keep:
                 table = parted.newDisk(device)
                 numbers = {entry.number for entry in keep}
@@ -192,7 +200,7 @@ def make_table(
                 table.commitToOS()
     except (_ped.PartedException, parted.PartitionException, parted.DiskException) as error:
         raise DeviceFaultError(f"No partition table could be made on {disk}: {error}") from error
-    return extents
+    return list(extents)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ provisioned with as its owner's files, in the slot's /etc overlay.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,15 @@ from abupdate.update.admit import Examined
 from abupdate.update.slots import STORE_USER
 
 SIGNERS, PRODUCT = "abupdate/allowed_signers.d/provision", "abupdate/config.d/10-provision.toml"
-_VENDOR = "usr/lib/abupdate"
-_OWN = ("config.toml", "allowed_signers", "revoked")
-_LIMIT = 1 << 20
+_VENDOR, _ETC = b"usr/lib/abupdate/", b"etc/abupdate/"
+_OWN = (
+    *(_VENDOR + name for name in (b"config.toml", b"allowed_signers", b"revoked")),
+    *(_ETC + name for name in (b"config.toml", b"revoked")),
+)
+_FOLDERS = (_ETC + b"config.d/", _ETC + b"allowed_signers.d/")
+_LIMIT = 16 << 20
+_MOST_ID = (1 << 31) - 1
+_NOBODY = 65534
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def belongings(found: Examined, believed: TrustFiles, scratch: Path) -> Belongin
     if not _believes(found, own, least):
         files[SIGNERS] = b"".join(_lines(believed.allowed_signers))
         both = replace(own, allowed_signers=own.allowed_signers + believed.allowed_signers)
-        believe(_statement(found), both, 0, least)
+        believe(statement_of(found), both, 0, least)
     if settings.device.compatible != found.verified.compatible:
         product = value_text(found.verified.compatible)
         files[PRODUCT] = f"[device]\ncompatible = {product}\n".encode()
@@ -65,11 +72,14 @@ def belongings(found: Examined, believed: TrustFiles, scratch: Path) -> Belongin
 
 def _as_the_device(content: CommitContent, scratch: Path) -> Paths:
     root = scratch / "device"
-    (root / _VENDOR).mkdir(parents=True)
-    for name in _OWN:
-        text = content.file(f"{_VENDOR}/{name}".encode(), _LIMIT)
-        if text is not None:
-            (root / _VENDOR / name).write_bytes(text)
+    (root / os.fsdecode(_VENDOR)).mkdir(parents=True)
+    for entry in content.entries():
+        if entry.path in _OWN or entry.path.startswith(_FOLDERS):
+            text = content.file(entry.path, _LIMIT)
+            if text is not None:
+                path = root / os.fsdecode(entry.path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(text)
     return Paths(root=root, data=root / "data", cmdline=root / "cmdline")
 
 
@@ -77,13 +87,14 @@ def _believes(found: Examined, own: TrustFiles, least: int) -> bool:
     if not own.allowed_signers:
         return False
     try:
-        believe(_statement(found), own, 0, least)
+        believe(statement_of(found), own, 0, least)
     except NotTrustedError:
         return False
     return True
 
 
-def _statement(found: Examined) -> Statement:
+def statement_of(found: Examined) -> Statement:
+    """What its signers say. Raises `RefusedError` for a branch."""
     if not isinstance(found.candidate, Signed):
         raise RefusedError(
             "The first release of a device must be signed, and nobody signs a branch.",
@@ -103,9 +114,11 @@ def _store_owner(content: CommitContent) -> tuple[int, int]:
     for line in passwd.decode(errors="replace").splitlines():
         fields = line.split(":")
         if fields[0] == STORE_USER and len(fields) > 3:
-            return int(fields[2]), int(fields[3])
+            user, group = (int(one) if one.isdecimal() else 0 for one in fields[2:4])
+            if all(0 < one <= _MOST_ID and one != _NOBODY for one in (user, group)):
+                return user, group
     raise RefusedError(
-        f"The release should have the user {STORE_USER} in /etc/passwd, and has not: it could "
-        "never be updated.",
+        f"The release should have the user {STORE_USER} in /etc/passwd, with ids of its own, and "
+        "has not: it could never be updated.",
         f"abupdate's package makes it; else: useradd --system --user-group {STORE_USER}",
     )

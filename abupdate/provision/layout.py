@@ -11,6 +11,7 @@ release that is to go into it.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,17 @@ from pydantic import (
 )
 
 from abupdate.disk import filesystem
-from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, MIB, RESCUE, PartitionSpec, Slot
+from abupdate.disk.layout import (
+    BIOS,
+    BOOT,
+    BOOT_LABEL,
+    DATA,
+    MIB,
+    RESCUE,
+    RESERVED_LABELS,
+    PartitionSpec,
+    Slot,
+)
 from abupdate.disk.partition import TableEntry
 from abupdate.errors import NoSpaceError, UsageError
 from abupdate.update.prepare import Need
@@ -46,6 +57,7 @@ _LEAST_SIZES = {BIOS: MIB, BOOT: 8 * MIB}
 # Beside two times what the first release takes up in the store.
 _LEAST_DATA = 8 * MIB
 _ROUND = 64 * MIB
+_LABEL = re.compile("[A-Za-z0-9_-]+")
 
 Filesystem = Literal["ext4", "vfat", "none"]
 
@@ -110,13 +122,21 @@ class PartitionLayout(_Table):
                 f"a label of {_LABEL_LENGTHS[self.kind]} bytes at most was expected for "
                 f"{self.kind}, found {self.label!r}"
             )
+        if self.label is not None and not _LABEL.fullmatch(self.label):
+            raise ValueError(
+                f"a label of letters, digits, - and _ was expected, found {self.label!r}"
+            )
+        if not self.is_ours and _label(self) in RESERVED_LABELS:
+            raise ValueError(f"the label {_label(self)!r} is abupdate's own")
         return self
 
 
 class Layout(_Table):
     """A layout file."""
 
-    partition: tuple[PartitionLayout, ...] = Field(description="In the order of the disk.")
+    partition: tuple[PartitionLayout, ...] = Field(
+        max_length=100, description="In the order of the disk."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Layout:

@@ -6,12 +6,13 @@ disk has the same); what firmware or GRUB could mistake for ours cannot stay on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from abupdate.disk import drive as drives
 from abupdate.disk.drive import Drive, Found
-from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, Slot
-from abupdate.errors import RefusedError, UsageError
+from abupdate.disk.layout import BIOS, BOOT, DATA, RESERVED_LABELS, Slot
+from abupdate.errors import AbupdateError, RefusedError, UsageError
 
 _TABLES = {"dos": "an MBR", None: "none"}
 
@@ -26,20 +27,29 @@ def must_be_given(drive: Drive) -> bool:
 def check(drive: Drive, answer: str) -> None:
     """Raise `RefusedError` unless the answer names the disk."""
     said = answer.strip()
-    if said == drive.name:
-        return
-    if said and said == drive.model:
-        same = [one for one in drives.disks() if drives.look(one).model == drive.model]
-        if len(same) == 1:
+    if said and said in (drive.serial, drive.model):
+        same = [one for one in _names() if said in one]
+        if len(same) <= 1:
             return
         raise RefusedError(
-            f"{len(same)} disks are of the model '{said}': nothing was written.",
-            f"Give the serial number of the one that may be lost; {drive.path} has {drive.name}.",
+            f"{len(same)} disks of this machine are '{said}': nothing was written.",
+            f"Give what only {drive.path} has ('{drive.serial or drive.model}'?), or unplug the "
+            "others.",
         )
+    if said == drive.name:
+        return
     raise RefusedError(
         f"{drive.path} is '{drive.name}', and '{said}' was given: nothing was written.",
         "Give the serial number of the disk that may be lost; `lsblk -o PATH,MODEL,SERIAL` tells.",
     )
+
+
+def _names() -> Iterator[tuple[str | None, str | None]]:
+    """Serial and model of each disk that can be read."""
+    for path in drives.disks():
+        with suppress(AbupdateError, OSError):
+            one = drives.look(path)
+            yield one.serial, one.model
 
 
 def missing(drive: Drive) -> RefusedError:
@@ -53,6 +63,12 @@ def missing(drive: Drive) -> RefusedError:
 
 def kept(drive: Drive, wanted: Sequence[str], *, has_key: bool = False) -> list[Found]:
     """The partitions that stay, by name or number. Raises `RefusedError`, `UsageError`."""
+    if wanted and drive.damaged is not None:
+        raise RefusedError(
+            f"--keep needs a table that can be read, and that of {drive.path} is damaged: "
+            f"{drive.damaged}.",
+            "`sgdisk --verify` tells more; `gdisk` can mend it from the copy that is whole.",
+        )
     if wanted and drive.table != "gpt":
         raise RefusedError(
             f"--keep needs a partition table of the kind GPT, and {drive.path} has "
@@ -71,6 +87,12 @@ def kept(drive: Drive, wanted: Sequence[str], *, has_key: bool = False) -> list[
                 f"{drive.path}, found {len(found)} (there are: {names or 'none'})."
             )
         kept.append(found[0])
+    named = [one.entry.name for one in kept if one.entry.name]
+    if len(set(named)) < len(named):
+        raise RefusedError(
+            f"Two partitions that shall be kept have one name ({', '.join(sorted(named))}).",
+            "abupdate finds partitions by their named: rename one first.",
+        )
     for one in kept:
         _refuse_to_keep(one, has_key=has_key)
     return kept
@@ -90,8 +112,7 @@ def _refuse_to_keep(found: Found, *, has_key: bool) -> None:
             "firmware starts from is up to the firmware.",
             "Copy what is on it, and provision without keeping it.",
         )
-    labels = (*(slot.label for slot in Slot), BOOT_LABEL)
-    if content is not None and content.label in labels:
+    if content is not None and content.label in RESERVED_LABELS and entry.name != content.label:
         raise RefusedError(
             f"{where} has the label '{content.label}', by which GRUB finds a slot or its files.",
             "Give it another label first: tune2fs -L NAME, or fatlabel.",

@@ -116,15 +116,19 @@ def _purpose(name: str, version: str) -> str:
 
 
 def _holds(drive: Drive) -> list[str]:
-    if drive.unfinished:
-        return ["a first install that has not finished; it is started over"]
+    if drive.damaged is not None:
+        return [f"a partition table (GPT) that cannot be read: {drive.damaged}"]
     if drive.whole is not None:
         label = f" '{drive.whole.label}'" if drive.whole.label else ""
         return [f"{drive.whole.kind}{label} on the whole disk"]
     if drive.table is None:
-        return []
+        return [] if drive.is_empty else ["something that is not known"]
     table = {"dos": "MBR", "gpt": "GPT"}.get(drive.table, drive.table)
-    lines = [f"a partition table ({table}) with {len(drive.partitions) or 'no'} partitions"]
+    if drive.unfinished:
+        lines = ["a first install that has not finished; it is started over"]
+    else:
+        lines = []
+    lines += [f"a partition table ({table}) with {len(drive.partitions) or 'no'} partitions"]
     for found in drive.partitions:
         kind = found.content.kind if found.content else "nothing that is known"
         label = f" '{found.content.label}'" if found.content and found.content.label else ""

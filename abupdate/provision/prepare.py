@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,12 +23,13 @@ from abupdate.disk import grubimage
 from abupdate.disk.drive import Drive, Found
 from abupdate.disk.layout import (
     DATA,
+    RESCUE,
     BootDisk,
     Partition,
     PartitionSpec,
     Slot,
 )
-from abupdate.disk.medium import Ids, locked, scratch
+from abupdate.disk.medium import DiskMedium, FileMedium, Ids, Medium, locked, scratch
 from abupdate.disk.partition import Extent
 from abupdate.disk.partition import plan as place
 from abupdate.errors import AbupdateError, NoSpaceError, RefusedError, UsageError
@@ -38,6 +39,7 @@ from abupdate.provision import permission
 from abupdate.provision.belongings import belongings
 from abupdate.provision.grub import Signed, grub_files
 from abupdate.provision.installer import installer_layout
+from abupdate.provision.kept import check as check_kept
 from abupdate.provision.layout import DEFAULT, Layout, data_minimum, specs
 from abupdate.provision.plan import Plan, disk_facts, planned
 from abupdate.provision.store import store_bytes
@@ -56,6 +58,9 @@ from abupdate.update.slots import STORE_USER, Machine, require_root
 _SCRATCH = "/var/tmp"  # noqa: S108 - a folder of a random name is made there
 _NOBODY = "65534"
 _FORMAT = "sha256"  # of new stores
+_SECTORS = (512, 4096)
+_LARGEST = 1 << 50
+_MAX_SIGNERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -126,15 +131,16 @@ def prepared(
     `AbupdateError`; nothing was written then.
     """
     require_root()
+    _refuse_wishes(wishes)
     require_programs([*DISK_PACKAGES, *(["cryptsetup"] if wishes.luks_key else [])])
     with ExitStack() as stack:
         stack.enter_context(signals_raise("the disk is as it was, or says that it is unfinished"))
+        stack.callback(os.umask, os.umask(0o022))
         drive, is_new = _drive(disk, wishes)
         if not is_new:
             stack.enter_context(locked(_lock_file(host, drive)))
         intake = stack.enter_context(_intake())
-        # A file's partitions are filled as folders beside it.
-        folder = stack.enter_context(scratch(drive.path)) if drive.is_file else intake
+        folder = stack.enter_context(_beside(drive)) if drive.is_file else intake
         machine = _machine(host, source, drive, intake, folder, wishes, stack)
         machine.unmount_leftovers()  # of a run that was killed
         keep = _allowed(drive, is_new, wishes)
@@ -158,8 +164,15 @@ def prepared(
         wanted = specs(layout, need, store_bytes(store), [one.entry for one in keep])
         if wishes.luks_key is not None:
             wanted = [replace(one, encrypted=one.name == DATA) for one in wanted]
-        extents = place(drive.size, wanted, [one.entry.extent for one in keep])
+        kept = [one.entry.extent for one in keep]
+        extents = place(drive.size, wanted, kept, drive.usable if keep else None)
         _refuse_small_data(wanted, extents, store_bytes(store))
+        ids = _ids(wishes.seed, verified.tagger_time)
+        medium = _medium(drive, ids, wishes)
+        for one in keep:
+            if one.entry.name == DATA:
+                with medium.kept(one.entry, machine.mountpoint, read_only=True) as data:
+                    check_kept(data, found, believed, store_bytes(store), store.object_format)
         plan = Plan(
             disk=disk_facts(drive),
             partitions=planned(drive, wanted, extents, keep, str(verified.version)),
@@ -176,17 +189,18 @@ def prepared(
             drive=drive,
             is_new=is_new,
             specs=wanted,
+            extents=extents,
             keep=keep,
             release=release_of(found),
             signed_at=verified.tagger_time,
             store=store,
             grub=grub,
             belongings=own,
-            ids=_ids(wishes.seed, verified.tagger_time),
+            ids=ids,
+            medium=medium,
             machine=machine,
             scratch=_new_folder(folder / "made"),
             events=events,
-            luks_key=wishes.luks_key,
             installs=wishes.layout if wishes.installer else None,
         )
         yield Prepared(plan, work)
@@ -215,6 +229,11 @@ def _allowed(drive: Drive, is_new: bool, wishes: Wishes) -> list[Found]:
         permission.check(drive, wishes.erase)
     elif permission.must_be_given(drive) and not wishes.asked_later:
         raise permission.missing(drive)
+    if wishes.seed is not None and not drive.is_file:
+        raise UsageError(
+            f"--seed is for plain files, and {drive.path} is a disk.",
+            "The ids of a disk are its own; write an image to it where they shall not be.",
+        )
     if wishes.luks_key is not None and drive.is_file:
         raise RefusedError(
             f"--luks-key needs a disk, and {drive.path} is a plain file.",
@@ -226,11 +245,12 @@ def _allowed(drive: Drive, is_new: bool, wishes: Wishes) -> list[Found]:
 def _drive(disk: Path, wishes: Wishes) -> tuple[Drive, bool]:
     """The disk, and whether it is a plain file that is not there yet."""
     if disk.exists():
-        if wishes.size is not None:
+        found = drives.look(disk, wishes.sector)
+        if wishes.size is not None and not (found.unfinished and found.size == wishes.size):
             raise UsageError(
                 f"--size is for a new file, and {disk} is there.", "Leave it out, or remove it."
             )
-        return drives.look(disk, wishes.sector), False
+        return found, False
     sized = wishes.size is not None or wishes.installer
     if not sized or not disk.parent.is_dir() or disk.is_symlink():
         drives.look(disk)  # tells what is wrong
@@ -240,10 +260,38 @@ def _drive(disk: Path, wishes: Wishes) -> tuple[Drive, bool]:
 @contextmanager
 def _intake() -> Iterator[Path]:
     """A folder for what comes in, where the user who runs git can get to."""
-    place = os.environ.get("TMPDIR") or _SCRATCH
-    with tempfile.TemporaryDirectory(prefix="abupdate-provision-", dir=place) as folder:
-        Path(folder).chmod(0o711)
-        yield Path(folder)
+    place = Path(os.environ.get("TMPDIR") or _SCRATCH)
+    with scratch(place, "abupdate-provision-") as folder:
+        folder.chmod(0o711)
+        yield folder
+
+
+@contextmanager
+def _beside(drive: Drive) -> Iterator[Path]:
+    """A folder where the partitions of a file are filled as folders."""
+    prefix = f".scratch-{drive.path.name}-"
+    if drive.path.exists():
+        drives.unmount_leftovers(drive.path, str(drive.path.parent / prefix))
+    with scratch(drive.path.parent, prefix) as folder:
+        yield folder
+
+
+def _medium(drive: Drive, ids: Ids, wishes: Wishes) -> Medium:
+    if drive.is_file:
+        return FileMedium(drive.path, drive.sector, ids)
+    return DiskMedium(drive.path, drive.sector, ids, wishes.luks_key)
+
+
+def _refuse_wishes(wishes: Wishes) -> None:
+    if wishes.sector not in _SECTORS:
+        raise UsageError(f"--sector {wishes.sector}: 512 or 4096 was expected.")
+    if wishes.size is not None and not 0 < wishes.size <= _LARGEST:
+        raise UsageError(f"--size: at most {_LARGEST >> 40} TiB was expected.")
+    if wishes.seed is not None and wishes.keep:
+        raise UsageError(
+            "--seed makes the same image again, and what --keep keeps is not of that image.",
+            "Leave one of the two out.",
+        )
 
 
 def _machine(
@@ -272,7 +320,8 @@ def _machine(
     store.mkdir(parents=True)
     os.chown(store, int(sandbox.user), int(sandbox.user))
     # What a slot could hold at the most bounds what a bundle may unpack to.
-    slot = Partition(drive.path, 4, Slot.A.label, "", None, None, drive.size)
+    most = drive.size or shutil.disk_usage(drive.path.parent).free
+    slot = Partition(drive.path, 4, Slot.A.label, "", None, None, most)
     machine = Machine(paths, lambda _: BootDisk(drive.path, (slot,), slot), sandbox)
     Repository.create(store, object_format=_format_of(source), sandbox=sandbox)
     return machine
@@ -291,7 +340,8 @@ def _trusting(signers: Path, root: Path) -> Path:
     vendor = Paths(root=root).vendor
     vendor.mkdir(parents=True)
     try:
-        (vendor / "allowed_signers").write_bytes(signers.read_bytes())
+        with signers.open("rb") as file:
+            (vendor / "allowed_signers").write_bytes(file.read(_MAX_SIGNERS))
     except OSError as error:
         raise UsageError(
             f"An allowed_signers file should be readable at {signers}: {error.strerror}.",
@@ -324,7 +374,7 @@ def _refuse_small_data(
 
 def _warnings(wishes: Wishes, drive: Drive) -> Iterator[str]:
     layout = wishes.layout
-    if not layout.has_rescue:
+    if not layout.has_rescue and RESCUE not in wishes.keep:
         yield "no rescue partition: nothing stands behind the two slots"
     if layout.has_bios and drive.sector != grubimage.SECTOR:
         yield f"no BIOS starts from sectors of {drive.sector} bytes: UEFI alone"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from abupdate.errors import ContentDiffersError
 from abupdate.release.version import Version
 from abupdate.store.repository import Repository
 
@@ -39,6 +41,17 @@ def copy_release(source: Repository, version: Version, target: Path) -> None:
             path = target / ref
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{oid}\n")
+
+
+def compare_release(source: Repository, target: Path) -> None:
+    """Raise `ContentDiffersError` where a copy is not what was copied."""
+    for path in _objects(source.path):
+        copied = target / path.relative_to(source.path)
+        if not copied.is_file() or not filecmp.cmp(path, copied, shallow=False):
+            raise ContentDiffersError(
+                f"The store on the disk should have {copied.name} as it was written, and has not.",
+                "Run it again; if it happens twice, the disk is failing.",
+            )
 
 
 def give(folder: Path, owner: tuple[int, int]) -> None:

@@ -5,8 +5,10 @@ Until then the boot sector says that it is unfinished, and nothing starts from i
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +19,16 @@ from abupdate.disk.drive import Drive, Found
 from abupdate.disk.filesystem import Superblock
 from abupdate.disk.images import make_vfat
 from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, RESCUE, PartitionSpec, Slot
-from abupdate.disk.medium import DiskMedium, FileMedium, Ids, Medium
+from abupdate.disk.medium import Ids, Medium
+from abupdate.disk.partition import Extent
+from abupdate.errors import RefusedError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.provision.belongings import Belongings
 from abupdate.provision.grub import GrubFiles
 from abupdate.provision.installer import mark
 from abupdate.provision.layout import Layout
-from abupdate.provision.store import copy_release, give
+from abupdate.provision.store import compare_release, copy_release, give
 from abupdate.store.outputs import Outputs
 from abupdate.store.repository import Repository
 from abupdate.update import trust
@@ -45,12 +49,13 @@ class Work:
     `is_new`: the disk is a plain file that is not there yet. `store` has the release.
     `signed_at`: seconds since the epoch. `machine`: whose folders things
     are mounted at. `scratch`: an empty folder. `installs`:
-    it becomes an installer, of disks with that layout. `luks_key`: opens data.
+    it becomes an installer, of disks with that layout.
     """
 
     drive: Drive
     is_new: bool
     specs: list[PartitionSpec]
+    extents: list[Extent]
     keep: list[Found]
     release: Release
     signed_at: int
@@ -58,40 +63,51 @@ class Work:
     grub: GrubFiles
     belongings: Belongings
     ids: Ids
+    medium: Medium
     machine: Machine
     scratch: Path
     events: Events
-    luks_key: Path | None = None
     installs: Layout | None = None
 
 
 def write(work: Work) -> None:
     """Make it. Raises an `AbupdateError`; a disk is then marked as unfinished, a new file gone."""
     drive = work.drive
-    if work.is_new:
-        with drive.path.open("xb") as file:
-            file.truncate(drive.size)
-    try:
-        drives.refuse_if_used(drive)  # again: a person may have thought for an hour
-        medium: Medium
-        if drive.is_file:
-            medium = FileMedium(drive.path, drive.sector, work.ids)
-        else:
-            medium = DiskMedium(drive.path, drive.sector, work.ids, work.luks_key)
+    with _new_file(drive) if work.is_new else nullcontext():
+        _refuse_changed(drive, is_new=work.is_new)
         try:
-            _Writer(work, medium).run()
+            _Writer(work).run()
         finally:
-            medium.close()
-    except BaseException:
-        if work.is_new:
+            work.medium.close()
+
+
+@contextmanager
+def _new_file(drive: Drive) -> Iterator[None]:
+    """A file of that size, locked; gone again where the block fails."""
+    with drive.path.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            file.truncate(drive.size)
+            yield
+        except BaseException:
             drive.path.unlink(missing_ok=True)
-        raise
+            raise
+
+
+def _refuse_changed(drive: Drive, *, is_new: bool) -> None:
+    """A person may have thought for an hour: is it still that disk, and as it was shown?"""
+    drives.refuse_if_used(drive)
+    if not is_new and drives.look(drive.path, drive.sector) != drive:
+        raise RefusedError(
+            f"{drive.path} is not as it was shown any more: nothing was written.",
+            "Was another disk plugged in, or this one written? Look again.",
+        )
 
 
 class _Writer:
-    def __init__(self, work: Work, medium: Medium) -> None:
+    def __init__(self, work: Work) -> None:
         self._work = work
-        self._medium = medium
+        self._medium = work.medium
         self._at = work.machine.mountpoint
 
     def run(self) -> None:
@@ -99,13 +115,11 @@ class _Writer:
         named = {spec.name: spec for spec in work.specs}
         slot = named[Slot.A.label]
         with events.step("table", "Make the partition table"):
-            medium.begin(work.specs, [found.entry for found in work.keep])
+            medium.begin(work.specs, work.extents, [found.entry for found in work.keep])
             failpoint("table-made")
         with events.step("write", f"Write release {work.release.version} into slot A"):
             filled = self._fill_slot(slot)
             failpoint("slot-filled")
-        with events.step("verify", "Read it back"), medium.reading(slot, self._at) as target:
-            read_back(target, filled.plan, filled.outputs, events, full=True)
         with events.step("make", "Make the other partitions"):
             for spec in work.specs:
                 if spec.name not in (BIOS, BOOT, DATA, slot.name):
@@ -114,9 +128,16 @@ class _Writer:
             with self._data() as data:
                 self._fill_data(data, medium.superblock(slot), filled.outputs)
             failpoint("data-filled")
-        with events.step("boot", "Make it start"):
+        with events.step("boot", "Fill the boot partition"):
             self._fill_boot(named[BOOT])
             failpoint("esp-written")
+        # After the last large write: a medium that is smaller than it says has lost something.
+        with events.step("verify", "Read it back"):
+            with medium.reading(slot, self._at) as target:
+                read_back(target, filled.plan, filled.outputs, events, full=True)
+            with self._data(read_only=True) as data:
+                compare_release(work.store, data / "abupdate" / "store.git")
+        with events.step("start", "Make it start"):
             bios = named.get(BIOS) if work.grub.core else None
             medium.finish(bios, work.grub.core, work.grub.sector)
 
@@ -137,13 +158,13 @@ class _Writer:
             folder.mkdir()
             self._write_vfat(spec, folder)
 
-    def _data(self) -> AbstractContextManager[Path]:
-        """The data partition, to be written to: a new one, or the one that is kept."""
+    def _data(self, *, read_only: bool = False) -> AbstractContextManager[Path]:
+        """The data partition, to be written to or read: a new one, or the one that is kept."""
         for found in self._work.keep:
             if found.entry.name == DATA:
-                return self._medium.kept(found.entry, self._at)
+                return self._medium.kept(found.entry, self._at, read_only=read_only)
         spec = next(spec for spec in self._work.specs if spec.name == DATA)
-        return self._medium.filling(spec, self._at)
+        return (self._medium.reading if read_only else self._medium.filling)(spec, self._at)
 
     def _fill_data(self, data: Path, slot: Superblock, outputs: Outputs) -> None:
         """The owner's files stay where the partition is kept, changes in /etc among them."""
@@ -155,7 +176,7 @@ class _Writer:
             folder.mkdir(parents=True, exist_ok=True)
         for name, content in self._work.belongings.files.items():
             path = upper / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folders(path.parent, upper)
             path.write_bytes(content)
         if self._work.installs is not None:
             mark(state, self._work.installs)
@@ -183,7 +204,9 @@ class _Writer:
                 confirmed=when,
             )
         )
-        detail = {"commit": release.commit, "signer": release.signer, "source": release.source}
+        detail = {"commit": release.commit, "signer": release.signer}
+        if self._work.ids.time is None:  # the same image has the same history
+            detail["source"] = release.source
         records.append(HistoryEntry("provisioned", when, str(release.version), Slot.A, detail))
         # Of what a kept partition tells, this is true no more.
         for gone in ("slots/B.json", "slots/B.outputs", "intent.json", "last-boot.json"):
@@ -213,6 +236,16 @@ class _Writer:
         folder.chmod(0o755)
         if self._work.ids.time is not None:
             _set_times(folder, self._work.ids.time)
+
+
+def _make_folders(folder: Path, upper: Path) -> None:
+    """As `mkdir -p` in an overlay's upper folder; what hides the release's one there goes."""
+    if folder == upper:
+        return
+    _make_folders(folder.parent, upper)
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        folder.mkdir()
 
 
 def _set_times(folder: Path, when: int) -> None:

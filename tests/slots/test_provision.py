@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import random
 import shutil
+import stat
+import struct
 import subprocess
 import tempfile
 import threading
@@ -20,11 +24,19 @@ from abupdate import failpoints
 from abupdate.boot.grubenv import Grubenv
 from abupdate.boot.state import provision
 from abupdate.cli.main import main
-from abupdate.disk.drive import look
+from abupdate.cli.show_provision import disk_text
+from abupdate.disk.drive import look, loops_of
 from abupdate.disk.filesystem import read_superblock
+from abupdate.disk.images import content_hash
 from abupdate.disk.layout import MIB, PartitionSpec, Slot
+from abupdate.disk.partition import make_table
+from abupdate.errors import RefusedError
 from abupdate.events import Events
 from abupdate.paths import Paths
+from abupdate.provision import permission, write
+from abupdate.provision.installer import installed_layout, own_release
+from abupdate.provision.layout import read_layout
+from abupdate.provision.plan import disk_facts
 from abupdate.release.tag import parse_tag
 from abupdate.release.version import Version
 from abupdate.run import Sandbox
@@ -286,8 +298,6 @@ def test_in_use(refused: Refused, owned: Path, tmp_path: Path) -> None:
 
 
 def test_two_at_once(factory: Factory, refused: Refused, owned: Path) -> None:
-    import fcntl
-
     with owned.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         refused(5, "Another run is writing this disk or file", owned, "--erase", "owned.img")
@@ -353,7 +363,8 @@ def test_kept_partition_of_somebody(factory: Factory, refused: Refused, tmp_path
     films = '[[partition]]\nname = "films"\nsize = "8 MiB"\n'
     layout.write_text(films + newdisk.LAYOUT)
     assert factory.provision(image, "--size", str(SIZE), "--layout", layout) == 0
-    where, number = extents(image)["films"], drive(image).partitions[0].entry.number
+    where = extents(image)["films"]
+    (number,) = [one.entry.number for one in drive(image).partitions if one.entry.name == "films"]
     content = part(image, where, tmp_path / "before").read_bytes()
     for name in ("films", str(number)):
         options = ("--erase", image.name, "--keep", name)
@@ -388,6 +399,131 @@ def test_what_cannot_be_kept(refused: Refused, owned: Path, tmp_path: Path) -> N
         refused(7, said, image, *words)
 
 
+def test_content_that_nobody_knows(refused: Refused, tmp_path: Path) -> None:
+    """A plain file needs no leave only where it has nothing but zeros."""
+    file = tmp_path / "thesis.enc"
+    file.write_bytes(random.Random(2).randbytes(SIZE))
+    before = hash_of(file)
+    assert "something that is not known" in plan_of(refused, file)
+    assert hash_of(file) == before
+
+
+def plan_of(refused: Refused, file: Path) -> str:
+    refused(7, "carries data", file)
+    return disk_text(disk_facts(drive(file)))
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (512 + 60, "the header of its first copy is damaged"),
+        (1024 + 128, "the entries of its first copy are damaged"),
+        (SIZE - 512, "its second copy is missing"),
+        (SIZE - 512 - 128 * 100, "the entries of its second copy are damaged"),
+    ],
+)
+def test_a_damaged_table_is_not_called_empty(
+    refused: Refused, owned: Path, at: int, said: str
+) -> None:
+    with owned.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\x77" * 8)
+    assert f"that cannot be read: {said}" in plan_of(refused, owned)
+    refused(7, said, owned, "--erase", "owned.img", "--keep", "data")
+
+
+def test_a_disk_that_a_virtual_machine_uses(refused: Refused, owned: Path) -> None:
+    with owned.open("rb") as file:
+        asked = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0)
+        fcntl.fcntl(file, 37, asked)  # F_OFD_SETLK
+        refused(7, "another program has locked it", owned, "--erase", "owned.img")
+
+
+def test_changed_while_a_person_thinks(
+    factory: Factory, owned: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = Path(shutil.copyfile(owned, tmp_path / "other.img"))
+    with other.open("r+b") as file:
+        file.truncate(SIZE + MIB)
+    before = hash_of(other)
+
+    def swap(_drive: Any, _answer: str) -> None:
+        other.rename(owned)
+
+    monkeypatch.setattr(permission, "check", swap)
+    assert factory.provision(owned, "--erase", "owned.img") == 7
+    assert "is not as it was shown any more: nothing was written" in capsys.readouterr().err
+    assert hash_of(owned) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        (lambda data: link(data / "abupdate/store.git", data), 7, "should be a folder"),
+        (lambda data: link(data / "abupdate/history.jsonl", data), 7, "should be a folder"),
+        (lambda data: link(data / "etc/A/upper/abupdate", data), 7, "should be a folder"),
+        (lambda data: link(data / "etc/A", data), 7, "should be a folder"),
+        (lambda data: (data / "abupdate/trust/floor").write_text("5\n"), 7, "is older than 5"),
+        (lambda data: sha1(data / "abupdate/store.git/config"), 7, "has objects of sha1"),
+        (lambda data: (data / "full").write_bytes(bytes(56 * MIB)), 8, "that is kept has"),
+    ],
+    ids=["store", "history", "upper", "etc", "floor", "sha1", "full"],
+)
+def test_kept_data_that_cannot_take_it(
+    refused: Refused, owned: Path, tmp_path: Path, spoil: Any, code: int, said: str
+) -> None:
+    """Found out before anything is lost, and no link of it leads anywhere."""
+    with mounted(owned, extents(owned)["data"], tmp_path / "m", "rw") as data:
+        spoil(data)
+    before = content_hash(owned)
+    refused(code, said, owned, "--erase", "owned.img", "--keep", "data")
+    assert content_hash(owned) == before
+
+
+def link(path: Path, data: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(data / "films")
+
+
+def sha1(config: Path) -> None:
+    config.write_text("[core]\n\tbare = true\n")
+
+
+def test_kept_data_whose_owner_removed_our_folder(
+    factory: Factory, owned: Path, tmp_path: Path
+) -> None:
+    with mounted(owned, extents(owned)["data"], tmp_path / "m", "rw") as data:
+        os.mknod(data / "etc/A/upper/abupdate", stat.S_IFCHR, os.makedev(0, 0))
+    rootfs = make_rootfs(tmp_path / "rootfs", "bare")
+    bundle = newdisk.publish(factory, rootfs, "23")
+    keep = ("--erase", "owned.img", "--keep", "data")
+    assert factory.provision(owned, *keep, release=bundle) == 0
+    with mounted(owned, extents(owned)["data"], tmp_path / "m") as data:
+        assert (data / "etc/A/upper/abupdate/allowed_signers.d/provision").is_file()
+
+
+@pytest.mark.parametrize("label", ["rescue", "newB", "empty", "data", "BOOT"])
+def test_a_kept_label_of_ours(
+    factory: Factory, refused: Refused, tmp_path: Path, label: str
+) -> None:
+    layout, image = tmp_path / "layout.toml", tmp_path / "disk.img"
+    layout.write_text('[[partition]]\nname = "films"\nsize = "8 MiB"\n' + newdisk.LAYOUT)
+    assert factory.provision(image, "--size", str(SIZE), "--layout", layout) == 0
+    where = extents(image)["films"].start
+    subprocess.run(["tune2fs", "-L", label, f"{image}?offset={where}"], check=True)
+    refused(7, f"has the label '{label}'", image, "--erase", "disk.img", "--keep", "films")
+
+
+def test_an_esp_is_not_kept(refused: Refused, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(SIZE))
+    make_table(image, [PartitionSpec(3, "windows", None, "vfat", "esp", 16 * MIB)])
+    refused(7, "is an EFI system partition", image, "--erase", "disk.img", "--keep", "windows")
+
+
 def make_mbr(image: Path) -> None:
     with image.open("r+b") as file:
         file.seek(446)
@@ -412,11 +548,11 @@ def test_killed_and_done_again(
     else:
         assert found.unfinished
         assert "first install of this disk has not finished" in bios_screen(owned)
-    for path in owned.parent.glob(".scratch-*"):
-        shutil.rmtree(path)
     capfd.readouterr()
-    again = ("--erase", "owned.img") if point == "esp-written" else ()
+    assert list(owned.parent.glob(".scratch-*"))
+    again = ("--erase", "owned.img") if point == "esp-written" else ("--size", str(SIZE))
     assert factory.provision(owned, *again) == 0
+    assert not list(owned.parent.glob(".*"))
     said = "a first install that has not finished; it is started over"
     assert (said in capfd.readouterr().out) == (point != "esp-written")
     image = Path(shutil.copyfile(owned, tmp_path / "again.img"))
@@ -462,6 +598,69 @@ def test_a_new_file_is_gone_when_it_fails(
     monkeypatch.setenv(failpoints.VARIABLE, "data-filled:error")
     refused(11, "", tmp_path / "new", "--size", str(SIZE))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_looks_unfinished_and_is_somebodys(
+    factory: Factory, refused: Refused, owned: Path, tmp_path: Path
+) -> None:
+    """The mark is for the table that was made with it, and not where something was kept."""
+    kept = Path(shutil.copyfile(owned, tmp_path / "kept.img"))
+    killed(factory, kept, "slot-filled", "--erase", "kept.img", "--keep", "data")
+    refused(7, "carries data", kept)
+    assert factory.provision(kept, "--erase", "kept.img", "--keep", "data") == 0
+    with mounted(kept, extents(kept)["data"], tmp_path / "m") as data:
+        assert (data / "films").read_text() == "mine\n"
+    killed(factory, owned, "slot-filled", "--erase", "owned.img")
+    assert drive(owned).unfinished
+    with owned.open("rb") as file:
+        mark = file.read(120)
+    make_table(owned, [PartitionSpec(1, "thesis", "thesis", "ext4", None, None)])
+    with owned.open("r+b") as file:
+        file.write(mark)  # as other programs leave it
+    refused(7, "carries data", owned)
+
+
+def test_killed_while_something_was_mounted(
+    factory: Factory, owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_args: object) -> None:
+        os._exit(9)
+
+    pid = os.fork()
+    if pid == 0:
+        monkeypatch.setattr(write, "compare_release", die)
+        try:
+            factory.provision(owned, "--erase", "owned.img")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert loops_of(owned)
+    assert factory.provision(owned, "--erase", "owned.img") == 0
+    assert not loops_of(owned) and not list(owned.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("place", ["rootA", "data"])
+def test_what_is_lost_after_it_was_written(
+    factory: Factory, owned: Path, made: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """As on a stick that says that it is larger than it is."""
+    fill = write._Writer._fill_boot
+
+    def lose(self: Any, spec: PartitionSpec) -> None:
+        fill(self, spec)
+        extent = extents(owned)[place]
+        with owned.open("r+b") as file:
+            file.seek(extent.start + 256 * 1024)
+            file.write(random.Random(1).randbytes(extent.size // 2))
+
+    monkeypatch.setattr(write._Writer, "_fill_boot", lose)
+    assert factory.provision(owned, "--erase", "owned.img") in (10, 11)
+    assert boot_code(owned) != boot_code(made)
+
+
+def boot_code(disk: Path) -> bytes:
+    with disk.open("rb") as file:
+        return file.read(400)
 
 
 # --- What the device has of its own ---
@@ -515,6 +714,82 @@ def test_fixups_run(factory: Factory, tmp_path: Path) -> None:
         assert record and record.outputs
         outputs = records.outputs(record)
         assert outputs and list(outputs.by_path) == [b"etc/made"]
+
+
+IDS = ["abc:1", "0:0", "-1:-1", "65534:65534", "99999999999:1"]
+
+
+@pytest.mark.parametrize("ids", IDS)
+def test_a_store_that_nobody_can_own(
+    factory: Factory, tmp_path: Path, capsys: pytest.CaptureFixture[str], ids: str
+) -> None:
+    rootfs = make_rootfs(tmp_path / "rootfs", "bare")
+    (rootfs / "etc/passwd").write_text(f"abupdate-store:x:{ids}::/:\n")
+    bundle = newdisk.publish(factory, rootfs, str(30 + IDS.index(ids)))
+    assert factory.provision(tmp_path / "new", "--size", str(SIZE), release=bundle) == 7
+    assert "with ids of its own" in capsys.readouterr().err
+
+
+def test_settings_that_the_release_has_in_etc(factory: Factory, tmp_path: Path) -> None:
+    rootfs = make_rootfs(tmp_path / "rootfs", "bare")
+    own = rootfs / "etc/abupdate/config.d"
+    own.mkdir(parents=True)
+    (own / "50-own.toml").write_text("[boot]\nlimit = 7\n")
+    shutil.copy(factory.signers, rootfs / "usr/lib/abupdate/allowed_signers")
+    bundle, image = newdisk.publish(factory, rootfs, "40"), tmp_path / "disk.img"
+    assert factory.provision(image, "--size", str(SIZE), release=bundle) == 0
+    esp = part(image, extents(image)["boot"], tmp_path / "esp")
+    env = subprocess.run(
+        ["mtype", "-i", esp, "::/grub/grubenv"], check=True, capture_output=True
+    ).stdout
+    assert b"limit=7" in env
+
+
+def test_wishes_that_make_no_sense(refused: Refused, tmp_path: Path, owned: Path) -> None:
+    new, size = tmp_path / "new", ("--size", str(SIZE))
+    refused(2, "512 or 4096 was expected", new, *size, "--sector", "1024")
+    refused(2, "at most 1024 TiB", new, "--size", "8EiB")
+    refused(2, "Leave one of the two out", owned, "--erase", "owned.img", "--keep", "data",
+            "--seed", "x")  # fmt: skip
+    assert "Traceback" not in refused(11, "", new, "--size", "900TiB")
+    assert not new.exists()
+
+
+def test_another_umask_and_place_give_the_same_bytes(
+    factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = set()
+    for number, umask in enumerate((0o077, 0o002)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        copied = shutil.copy(factory.bundle, folder / f"{number}.bundle")
+        before = os.umask(umask)
+        try:
+            words = ("--size", str(SIZE), "--seed", "s")
+            assert factory.provision(Path("disk.img"), *words, release=Path(copied).name) == 0
+        finally:
+            os.umask(before)
+        hashes.add(hash_of(folder / "disk.img"))
+    assert len(hashes) == 1
+
+
+def test_an_installer_and_what_it_installs(factory: Factory, tmp_path: Path) -> None:
+    """Its size is its own; it has the release, the layout, and no slot B."""
+    image = tmp_path / "stick.img"
+    assert factory.provision(image, "--installer") == 0
+    assert [one.entry.name for one in drive(image).partitions] == ["bios", "boot", "rootA", "data"]
+    stick = tmp_path / "stick"
+    with mounted(image, extents(image)["data"], tmp_path / "m") as data:
+        shutil.copytree(data / "abupdate", stick / "abupdate")
+    machine = Machine(Paths(data=stick))
+    assert own_release(machine) == "1"
+    assert installed_layout(machine) == read_layout(factory.layout)
+    disk = Disk(Path(shutil.copyfile(image, tmp_path / "boots.img")), specs(image))
+    assert "kernel-A" in boot(disk, "bios").text
+    shutil.rmtree(stick / "abupdate/installer")
+    with pytest.raises(RefusedError, match="This is no installer"):
+        own_release(machine)
 
 
 def test_one_that_the_machine_has(factory: Factory, made: Path, tmp_path: Path) -> None:

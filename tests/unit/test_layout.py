@@ -103,8 +103,17 @@ filesystem = "vfat"
         (tables(*_NEEDED, "x" * 40), "36 at most"),
         (tables(*_NEEDED, "more"), "one partition can have the rest of the disk"),
         (
+            tables(*_NEEDED, "one", more='size = "1 MiB"\nlabel = "x"\n')
+            + tables("two", more='size = "1 MiB"\nlabel = "x"\n'),
+            "each label once was expected, found x twice",
+        ),
+        (
             tables(*_NEEDED, "more", more='size = "1 MiB"\nlabel = "rootA"\n'),
-            "each label once was expected, found rootA twice",
+            "the label 'rootA' is abupdate's own",
+        ),
+        (
+            tables(*_NEEDED, "more", more='size = "1 MiB"\nlabel = "a b"\n'),
+            "a label of letters, digits, - and _ was expected",
         ),
         (
             tables(*_NEEDED, "more", more=f'size = "1 MiB"\nlabel = "{"x" * 17}"\n'),
