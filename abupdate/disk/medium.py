@@ -26,6 +26,7 @@ from abupdate.disk.drive import partition_node, unfinished_mark
 from abupdate.disk.layout import MIB, PartitionSpec
 from abupdate.disk.partition import Extent, TableEntry, make_table
 from abupdate.errors import BusyError, ContentDiffersError, DeviceFaultError
+from abupdate.failpoints import failpoint
 
 _WRITE_OPTIONS = "rw,nosuid,nodev,noexec,noatime"
 _READ_OPTIONS = "ro,noload,nosuid,nodev,noexec,noatime"
@@ -80,6 +81,7 @@ class Medium(ABC):
         self._ids = ids
         self._extents: dict[str, Extent] = {}
         self._table: gpt.Table | None = None
+        self._held: tuple[int, bytes] | None = None
         self._lock: int | None = None
 
     def begin(
@@ -108,7 +110,7 @@ class Medium(ABC):
         return self._extents[spec.name]
 
     def finish(self, bios: PartitionSpec | None, core: bytes, boot: bytes) -> None:
-        """The last write: the boot sector. `bios`: where `core` goes, None for UEFI alone.
+        """The last writes: what firmware starts. `bios`: where `core` goes, None for UEFI alone.
 
         Raises `ContentDiffersError` where the disk does not hold the table that was made.
         """
@@ -119,15 +121,28 @@ class Medium(ABC):
                 f"{self.path} should hold the partition table that was made, and does not.",
                 "Run it again; if it happens twice, the disk is failing.",
             )
+        if self._held is not None:
+            at, first = self._held
+            with self.path.open("r+b", buffering=0) as file:
+                _write_all(file.fileno(), first, at)
+                os.fsync(file.fileno())
+            failpoint("esp-written")
         if bios is None:
             self._write_boot_code(b"")
         else:
             extent = self.extent(bios)
             grubimage.install_bios(self.path, core, boot, extent.start, extent.size)
 
-    def write(self, spec: PartitionSpec, image: Path) -> None:
-        """Make a partition equal to a file of its size, and read it back."""
+    def write(self, spec: PartitionSpec, image: Path, *, hold: bool = False) -> None:
+        """Make a partition equal to a file of its size, and read it back.
+
+        `hold`: its first sector comes with `finish`, and until then it is no filesystem.
+        """
         extent = self.extent(spec)
+        if hold:
+            with image.open("r+b", buffering=0) as file:
+                self._held = (extent.start, os.pread(file.fileno(), self.sector, 0))
+                _write_all(file.fileno(), bytes(self.sector), 0)
         with image.open("rb") as source, self.path.open("r+b", buffering=0) as target:
             fd = target.fileno()
             self._each(source.fileno(), extent, lambda piece, at: _write_all(fd, piece, at))

@@ -130,7 +130,6 @@ class _Writer:
             failpoint("data-filled")
         with events.step("boot", "Fill the boot partition"):
             self._fill_boot(named[BOOT])
-            failpoint("esp-written")
         # After the last large write: a medium that is smaller than it says has lost something.
         with events.step("verify", "Read it back"):
             with medium.reading(slot, self._at) as target:
@@ -221,14 +220,14 @@ class _Writer:
         # Nobody confirms the boots of an installer.
         limit = boot.limit if self._work.installs is None else 0
         Grubenv(esp / "grub").write(provisioned_state(boot.tries, limit))
-        self._write_vfat(spec, esp)
+        self._write_vfat(spec, esp, hold=True)
 
-    def _write_vfat(self, spec: PartitionSpec, content: Path) -> None:
+    def _write_vfat(self, spec: PartitionSpec, content: Path, *, hold: bool = False) -> None:
         self._same_times(content)
         image, size = content.with_suffix(".img"), self._medium.extent(spec).size
         stamp = self._work.ids.stamp(spec.name)
         make_vfat(image, size, content, self._medium.sector, stamp, spec.label or BOOT_LABEL)
-        self._medium.write(spec, image)
+        self._medium.write(spec, image, hold=hold)
         image.unlink()
 
     def _same_times(self, folder: Path) -> None:
