@@ -10,6 +10,7 @@ from abupdate.disk.layout import BIOS, BOOT, DATA, RESCUE, PartitionSpec, Slot
 from abupdate.disk.partition import Extent
 
 SCHEMA_VERSION = 1
+_UNFILLED = {Slot.B.label: Slot.B.unfinished_label, RESCUE: "empty"}
 _PURPOSES = {
     BIOS: "GRUB for BIOS",
     BOOT: "GRUB for UEFI, the boot state",
@@ -90,7 +91,7 @@ def planned(
     """The partitions in the order of the disk."""
     found = [
         PlannedPartition(
-            spec.number, spec.name, spec.filesystem, spec.label, extent.start, extent.size,
+            spec.number, spec.name, spec.filesystem, first_label(spec), extent.start, extent.size,
             _purpose(spec.name, version) + (", encrypted" if spec.encrypted else ""),
         )
         for spec, extent in zip(specs, extents, strict=True)
@@ -105,6 +106,11 @@ def planned(
             )
         )  # fmt: skip
     return tuple(sorted(found, key=lambda one: one.start))
+
+
+def first_label(spec: PartitionSpec) -> str | None:
+    """The label that a partition begins with: GRUB must take nothing empty for a system."""
+    return _UNFILLED.get(spec.name, spec.label)
 
 
 def _purpose(name: str, version: str) -> str:

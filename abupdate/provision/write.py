@@ -18,7 +18,7 @@ from abupdate.disk import drive as drives
 from abupdate.disk.drive import Drive, Found
 from abupdate.disk.filesystem import Superblock
 from abupdate.disk.images import make_vfat
-from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, RESCUE, PartitionSpec, Slot
+from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, PartitionSpec, Slot
 from abupdate.disk.medium import Ids, Medium
 from abupdate.disk.partition import Extent
 from abupdate.errors import RefusedError
@@ -28,6 +28,7 @@ from abupdate.provision.belongings import Belongings
 from abupdate.provision.grub import GrubFiles
 from abupdate.provision.installer import mark
 from abupdate.provision.layout import Layout
+from abupdate.provision.plan import first_label
 from abupdate.provision.store import compare_release, copy_release, give
 from abupdate.store.outputs import Outputs
 from abupdate.store.repository import Repository
@@ -37,9 +38,6 @@ from abupdate.update.hooks import Hooks
 from abupdate.update.records import HistoryEntry, Records, SlotRecord, SlotState, now
 from abupdate.update.slots import Machine
 from abupdate.update.write import Filled, fill, read_back
-
-# No filesystem there tells GRUB that rescue is there.
-_EMPTY_RESCUE = "empty"
 
 
 @dataclass(frozen=True)
@@ -148,9 +146,8 @@ class _Writer:
             return fill(work.store, target, work.release, None, hooks, work.events)
 
     def _make_empty(self, spec: PartitionSpec) -> None:
-        label = {Slot.B.label: Slot.B.unfinished_label, RESCUE: _EMPTY_RESCUE}.get(spec.name)
         if spec.filesystem == "ext4":
-            with self._medium.filling(spec, self._at, label) as target:
+            with self._medium.filling(spec, self._at, first_label(spec)) as target:
                 self._same_times(target)
         elif spec.filesystem == "vfat":
             folder = self._work.scratch / spec.name
