@@ -7,11 +7,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from abupdate.provision.layout import Layout
+from abupdate.provision.plan import Plan
 from abupdate.release.metadata import ReleaseToml
 from abupdate.update.status import StatusReport
 
 DOCS = Path(__file__).parent.parent / "docs"
 DESCRIBED: dict[str, type] = {
+    "layout.schema.json": Layout,
+    "provision-plan.schema.json": Plan,
     "release.schema.json": ReleaseToml,
     "status.schema.json": StatusReport,
 }
