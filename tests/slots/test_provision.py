@@ -30,12 +30,9 @@ from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.images import content_hash
 from abupdate.disk.layout import MIB, PartitionSpec, Slot
 from abupdate.disk.partition import make_table
-from abupdate.errors import RefusedError
 from abupdate.events import Events
 from abupdate.paths import Paths
 from abupdate.provision import permission, write
-from abupdate.provision.installer import installed_layout, own_release
-from abupdate.provision.layout import read_layout
 from abupdate.provision.plan import disk_facts
 from abupdate.release.tag import parse_tag
 from abupdate.release.version import Version
@@ -772,24 +769,6 @@ def test_another_umask_and_place_give_the_same_bytes(
             os.umask(before)
         hashes.add(hash_of(folder / "disk.img"))
     assert len(hashes) == 1
-
-
-def test_an_installer_and_what_it_installs(factory: Factory, tmp_path: Path) -> None:
-    """Its size is its own; it has the release, the layout, and no slot B."""
-    image = tmp_path / "stick.img"
-    assert factory.provision(image, "--installer") == 0
-    assert [one.entry.name for one in drive(image).partitions] == ["bios", "boot", "rootA", "data"]
-    stick = tmp_path / "stick"
-    with mounted(image, extents(image)["data"], tmp_path / "m") as data:
-        shutil.copytree(data / "abupdate", stick / "abupdate")
-    machine = Machine(Paths(data=stick))
-    assert own_release(machine) == "1"
-    assert installed_layout(machine) == read_layout(factory.layout)
-    disk = Disk(Path(shutil.copyfile(image, tmp_path / "boots.img")), specs(image))
-    assert "kernel-A" in boot(disk, "bios").text
-    shutil.rmtree(stick / "abupdate/installer")
-    with pytest.raises(RefusedError, match="This is no installer"):
-        own_release(machine)
 
 
 def test_one_that_the_machine_has(factory: Factory, made: Path, tmp_path: Path) -> None:
