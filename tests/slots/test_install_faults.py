@@ -28,9 +28,10 @@ from tests.slots.apart import run_apart
 from tests.slots.device import SLOT_SIZE, Device
 from tests.slots.final import left
 
-# All that an install goes through; the others belong to a confirm.
+# All that an install goes through; the others belong to a confirm, a prune, a first install.
 _OTHERS = {"confirmed", "confirm-recorded", "given-up", "rearmed"}
 _OTHERS |= {"refs-dropped", "packed", "repacked"}
+_OTHERS |= {"table-made", "slot-filled", "data-filled", "esp-written"}
 INSTALL_POINTS = sorted(failpoints.NAMES - _OTHERS)
 
 
