@@ -46,13 +46,14 @@ from abupdate.provision.store import store_bytes
 from abupdate.provision.write import Work, write
 from abupdate.release.fixups import fixups
 from abupdate.run import DISK_PACKAGES, Sandbox, require_programs
+from abupdate.signing.signers import TrustFiles
 from abupdate.source.local import FileSource, StoredSource
 from abupdate.source.source import Source
 from abupdate.store.repository import Repository
 from abupdate.update import trust
-from abupdate.update.admit import examined, release_of
+from abupdate.update.admit import Examined, examined, release_of
 from abupdate.update.job import job, signals_raise
-from abupdate.update.prepare import needed
+from abupdate.update.prepare import Need, needed
 from abupdate.update.slots import STORE_USER, Machine, require_root
 
 _SCRATCH = "/var/tmp"  # noqa: S108 - a folder of a random name is made there
@@ -146,27 +147,14 @@ def prepared(
         keep = _allowed(drive, is_new, wishes)
         found = stack.enter_context(examined(machine, [source], settings, events))
         verified = found.verified
-        product = wishes.compatible or verified.compatible
-        trust.check_policy(machine.paths, verified.version, verified.compatible, product)
+        believed = _believed(found, machine, wishes)
         has_bios = wishes.layout.has_bios and drive.sector == grubimage.SECTOR
         grub = grub_files(found.content, host.paths, folder, bios=has_bios, signed=wishes.signed)
-        believed = replace(trust.trust_files(machine.paths), sandbox=machine.sandbox)
         own = belongings(found, believed, folder)
-        need = needed(found.content)
-        fixups(found.content.manifest)
         with events.step("store", "Take the release in"):
             found.candidate.join()
         store = machine.store()
-        layout = wishes.layout
-        if wishes.installer:
-            layout, size = installer_layout(need, store_bytes(store))
-            drive = replace(drive, size=drive.size or size)
-        wanted = specs(layout, need, store_bytes(store), [one.entry for one in keep])
-        if wishes.luks_key is not None:
-            wanted = [replace(one, encrypted=one.name == DATA) for one in wanted]
-        kept = [one.entry.extent for one in keep]
-        extents = place(drive.size, wanted, kept, drive.usable if keep else None)
-        _refuse_small_data(wanted, extents, store_bytes(store))
+        drive, wanted, extents = _arranged(drive, keep, needed(found.content), store, wishes)
         ids = _ids(wishes.seed, verified.tagger_time)
         medium = _medium(drive, ids, wishes)
         for one in keep:
@@ -204,6 +192,35 @@ def prepared(
             installs=wishes.layout if wishes.installer else None,
         )
         yield Prepared(plan, work)
+
+
+def _believed(found: Examined, machine: Machine, wishes: Wishes) -> TrustFiles:
+    """The keys that made the release believed. Raises where this cannot be a first release."""
+    verified = found.verified
+    product = wishes.compatible or verified.compatible
+    trust.check_policy(machine.paths, verified.version, verified.compatible, product)
+    fixups(found.content.manifest)
+    return replace(trust.trust_files(machine.paths), sandbox=machine.sandbox)
+
+
+def _arranged(
+    drive: Drive, keep: Sequence[Found], need: Need, store: Repository, wishes: Wishes
+) -> tuple[Drive, list[PartitionSpec], list[Extent]]:
+    """The partitions to make, and where; the disk with its size, where that follows from them.
+
+    Raises `NoSpaceError`.
+    """
+    layout, size = wishes.layout, store_bytes(store)
+    if wishes.installer:
+        layout, whole = installer_layout(need, size)
+        drive = replace(drive, size=drive.size or whole)
+    wanted = specs(layout, need, size, [one.entry for one in keep])
+    if wishes.luks_key is not None:
+        wanted = [replace(one, encrypted=one.name == DATA) for one in wanted]
+    kept = [one.entry.extent for one in keep]
+    extents = place(drive.size, wanted, kept, drive.usable if keep else None)
+    _refuse_small_data(wanted, extents, size)
+    return drive, wanted, extents
 
 
 def _new_folder(path: Path) -> Path:
