@@ -44,7 +44,7 @@ test-quick: install-tools
 
 # Machines that `make test` has no time for; three quarters of an hour.
 test-machines: install-tools
-	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py
+	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py tests/vm/test_provision.py
 
 # Every way a trial can end, in one machine, podman too; writes docs/health-stories.md. Half an hour.
 test-health: install-tools

@@ -208,17 +208,21 @@ def test_encrypted_data(bench: Bench) -> None:
 
 
 @pytest.mark.row("S19")
-def test_power_cut_and_done_again(bench: Bench, tmp_path: Path) -> None:
-    for point in ("table-made", "slot-filled", "data-filled"):
-        node, vm = bench.node(_CUT), bench.device.vm
-        since = vm.serial.position
-        words = " ".join(("abupdate", "provision", node, *_BUNDLE, "--erase", _CUT))
-        run = f"ABUPDATE_FAILPOINT={point}:hang {words} > /dev/ttyS0 2>&1"
-        vm.agent.start(["sh", "-c", run])
-        vm.serial.wait_for(f"failpoint {point}: hang", 300, since)
-        vm.power_cut()
-        assert look(bench.disks[_CUT].path).unfinished
-        power_on(bench)
+@pytest.mark.parametrize("point", [
+    "slot-filled",
+    pytest.param("table-made", marks=pytest.mark.long),
+    pytest.param("data-filled", marks=pytest.mark.long),
+])  # fmt: skip
+def test_power_cut_and_done_again(bench: Bench, tmp_path: Path, point: str) -> None:
+    node, vm = bench.node(_CUT), bench.device.vm
+    since = vm.serial.position
+    words = " ".join(("abupdate", "provision", node, *_BUNDLE, "--erase", _CUT))
+    run = f"ABUPDATE_FAILPOINT={point}:hang {words} > /dev/ttyS0 2>&1"
+    vm.agent.start(["sh", "-c", run])
+    vm.serial.wait_for(f"failpoint {point}: hang", 300, since)
+    vm.power_cut()
+    assert look(bench.disks[_CUT].path).unfinished
+    power_on(bench)
     said = bench.provision(_CUT)
     assert "a first install that has not finished; it is started over" in said
     agree(bench, _CUT)
