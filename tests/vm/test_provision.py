@@ -178,6 +178,7 @@ def boots(disk: Disk, tmp_path: Path) -> None:
         grubbox.assert_booted(found, box, "A", "normal")
 
 
+@pytest.mark.long
 def test_encrypted_data(bench: Bench) -> None:
     """LUKS, opened by the owner's key; kept by the next run with it, and not without."""
     node, run = bench.node(_VIRTIO), bench.device.run
@@ -208,11 +209,8 @@ def test_encrypted_data(bench: Bench) -> None:
 
 
 @pytest.mark.row("S19")
-@pytest.mark.parametrize("point", [
-    "slot-filled",
-    pytest.param("table-made", marks=pytest.mark.long),
-    pytest.param("data-filled", marks=pytest.mark.long),
-])  # fmt: skip
+@pytest.mark.long
+@pytest.mark.parametrize("point", ["table-made", "slot-filled", "data-filled"])
 def test_power_cut_and_done_again(bench: Bench, tmp_path: Path, point: str) -> None:
     node, vm = bench.node(_CUT), bench.device.vm
     since = vm.serial.position
