@@ -15,7 +15,7 @@ help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
 	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
 	@echo "            test-grub-all: every state of the boot rules in real GRUB;"
-	@echo "            test-machines: the story under BIOS too, releases that panic or hang;"
+	@echo "            test-machines: the story under BIOS too, releases that panic or hang; first installs;"
 	@echo "            test-health: every way in which a trial can end;"
 	@echo "            hostile: hostile bundles, with what each costs;"
 	@echo "            crash-all: the power cut at thousands of places of a device's life;"

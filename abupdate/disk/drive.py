@@ -1,7 +1,7 @@
 """A disk as a person sees it before it is written: which one, how large, what is on it.
 
-Only reads, and never opens a disk for writing: what is on it comes from the kernel,
-from `lsblk` and from `blkid`, and of a plain file that stands for one, from libparted.
+Only reads, and never opens a disk for writing: what is on it comes from `lsblk`, `blkid` and
+`gpt`; the partitions of an MBR from the kernel, or of a plain file from libparted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Content:
 
     kind: str
     label: str | None = None
-    partlabel: str | None = None
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,9 @@ class Medium(ABC):
             with self.path.open("r+b", buffering=0) as file:
                 _write_all(file.fileno(), first, at)
                 os.fsync(file.fileno())
+                self._drop_cache(file.fileno())
+                if os.pread(file.fileno(), len(first), at) != first:
+                    raise _not_kept(self.path, at)
             failpoint("esp-written")
         if bios is None:
             self._write_boot_code(b"")
@@ -151,10 +154,7 @@ class Medium(ABC):
 
             def compare(piece: bytes, at: int) -> None:
                 if os.pread(fd, len(piece), at) != piece:
-                    raise ContentDiffersError(
-                        f"{self.path} should hold what was written at byte {at}, and does not.",
-                        "Run it again; if it happens twice, the disk is failing.",
-                    )
+                    raise _not_kept(self.path, at)
 
             self._each(source.fileno(), extent, compare)
 
@@ -460,6 +460,13 @@ def _read_superblock(path: Path, offset: int = 0) -> filesystem.Superblock:
             "The disk may be failing.",
         )
     return found
+
+
+def _not_kept(path: Path, at: int) -> ContentDiffersError:
+    return ContentDiffersError(
+        f"{path} should hold what was written at byte {at}, and does not.",
+        "Run it again; if it happens twice, the disk is failing.",
+    )
 
 
 def _write_all(fd: int, data: bytes, at: int) -> None:

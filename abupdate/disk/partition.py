@@ -132,7 +132,7 @@ def _too_small(
 
 
 def read_table(disk: Path, sector: int | None = None) -> list[TableEntry]:
-    """The partitions that a table of any kind has; none where there is no table."""
+    """The partitions of a table that is no GPT (`gpt.read`); none where there is no table."""
     import _ped
     import parted
 
@@ -144,12 +144,11 @@ def read_table(disk: Path, sector: int | None = None) -> list[TableEntry]:
         return [
             TableEntry(
                 partition.number,
-                partition.name if table.type == "gpt" else "",
+                "",
                 Extent(
                     partition.geometry.start * device.sectorSize,
                     partition.geometry.length * device.sectorSize,
                 ),
-                table.type == "gpt" and partition.getFlag(parted.PARTITION_BOOT),
             )
             for partition in table.partitions
         ]

@@ -176,7 +176,8 @@ class _Writer:
             path.write_bytes(content)
         if self._work.installs is not None:
             mark(state, self._work.installs)
-        self._same_times(data)
+        if all(found.entry.name != DATA for found in self._work.keep):
+            self._same_times(data)
 
     def _write_records(self, state: Path, slot: Superblock, outputs: Outputs) -> None:
         """What an install would have left on the data partition, had there been one before."""
