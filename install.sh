@@ -1,24 +1,43 @@
 #!/bin/sh
-# Puts abupdate into a root filesystem, as its packages would: the Python package, the command,
-# units, initramfs scripts, GRUB's configuration.
+# Puts abupdate into a root filesystem: the one place that knows which file goes where. Debian's
+# and Yocto's packages, test guests and fielded machines are made by it.
 #
-# Usage: install.sh ROOT [--python PYTHON] [initramfs|programs]
+# Usage: install.sh ROOT [--python PYTHON] [PART...]
 #
-# ROOT: a root filesystem of Debian 12 or newer with systemd, or an empty folder that becomes a
-# package. With --python, the command runs with that interpreter, which finds abupdate and what
-# it needs by itself (a virtual environment); without, abupdate goes to Debian's dist-packages.
-# `initramfs` installs the initramfs scripts alone, `programs` all else.
+# ROOT: a root filesystem with systemd, or an empty folder that becomes a package.
+# --python: the interpreter of the command, where it is not Debian's (a virtual environment that
+# sees Debian's dist-packages).
+# PART, the first two unless told:
+#   initramfs   the scripts of the initramfs; before it is made
+#   programs    the Python package, the command, units, GRUB's configuration
+#   release     ROOT, a whole Debian, becomes what a release must be: nothing of one machine, and
+#               nothing that a read-only root takes ill
 
 set -eu
+umask 022
 source=$(dirname "$(readlink -f "$0")")
-root=${1:?usage: install.sh ROOT [--python PYTHON] [initramfs|programs]}
+
+usage() {
+	echo "install.sh: $1" >&2
+	echo "            usage: install.sh ROOT [--python PYTHON] [initramfs] [programs] [release]" >&2
+	exit 2
+}
+
+[ $# -gt 0 ] || usage "a root filesystem was expected"
+root=${1%/}
+[ -n "$root" ] || usage "ROOT may not be /: packages do that"
+[ -d "$root" ] || usage "a folder was expected at '$root', there is none"
 shift
-python='' parts='initramfs programs'
+python=/usr/bin/python3 parts=
 while [ $# -gt 0 ]; do
 	case $1 in
-	--python) python=$2 && shift ;;
-	initramfs | programs) parts=$1 ;;
-	*) echo "install.sh: unknown word '$1'" >&2 && exit 2 ;;
+	--python)
+		python=${2:-}
+		case $python in /*) ;; *) usage "--python needs a path from /" ;; esac
+		shift
+		;;
+	initramfs | programs | release) parts="$parts $1" ;;
+	*) usage "unknown word '$1'" ;;
 	esac
 	shift
 done
@@ -47,14 +66,33 @@ programs() {
 	put 755 "$lib" "$source/readonly/no-packages" "$source/readonly/host-keys"
 	put 644 "$lib/grub" "$source"/grub/*.cfg
 	put 644 "$units" "$source"/healthcheck/abupdate-*.* "$source"/readonly/*.service \
-		"$source/installer/abupdate-installer.target" "$source/installer/abupdate-installer@.service"
+		"$source"/installer/abupdate-installer*.*
 	for folder in "$source"/healthcheck/*.target.d; do
 		put 644 "$units/${folder##*/}" "$folder"/*
 	done
 	put 755 "$root/usr/lib/systemd/system-generators" "$source/installer/abupdate-installer-generator"
 	mkdir -p "$lib/required.d" "$lib/wanted.d" "$root/data" "$root/boot/efi"
 	chmod 700 "$root/boot/efi"
-	# Below /usr and not by links in /etc: whatever becomes of that, a trial is judged.
+	wanted
+	packages=$root/usr/lib/python3/dist-packages
+	rm -rf "$packages/abupdate"
+	(cd "$source" && find abupdate -name '*.py' -o -name py.typed) | while read -r file; do
+		install -D -m 644 "$source/$file" "$packages/$file"
+	done
+	mkdir -p "$root/usr/bin"
+	cat >"$root/usr/bin/abupdate" <<-END
+		#!$python -I
+		import sys
+
+		from abupdate.cli.main import main
+
+		sys.exit(main())
+	END
+	chmod 755 "$root/usr/bin/abupdate"
+}
+
+# Below /usr and not by links in /etc: whatever becomes of that, a trial is judged.
+wanted() {
 	for unit in "$units"/abupdate-*.*; do
 		name=${unit##*/}
 		[ "$name" != abupdate-serve.service ] || continue # offers releases to others: the owner's choice
@@ -65,26 +103,50 @@ programs() {
 			done
 		done
 	done
-	interpreter=${python:-/usr/bin/python3}
-	if [ -z "$python" ]; then
-		packages=$root/usr/lib/python3/dist-packages/abupdate
-		rm -rf "$packages"
-		(cd "$source" && find abupdate -name '*.py' -o -name py.typed) | while read -r file; do
-			install -D -m 644 "$source/$file" "${packages%/abupdate}/$file"
-		done
-	fi
-	mkdir -p "$root/usr/bin"
-	cat >"$root/usr/bin/abupdate" <<-END
-		#!$interpreter -I
-		import sys
-
-		from abupdate.cli.main import main
-
-		sys.exit(main())
-	END
-	chmod 755 "$root/usr/bin/abupdate"
 }
 
-for part in $parts; do
-	$part
+release() {
+	: >"$root/etc/machine-id"
+	rm -f "$root"/etc/ssh/ssh_host_* "$root"/vmlinuz* "$root"/initrd.img*
+	fstab
+	mkdir -p "$root/usr/local/sbin"
+	for name in apt apt-get dpkg; do
+		ln -sf /usr/lib/abupdate/no-packages "$root/usr/local/sbin/$name"
+	done
+	# The release owns the packages: nothing on the device may update them.
+	mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer
+	# It is complete as it is: what these would make at the first boot of a release
+	# would count as changes that the owner made in /etc.
+	mask ldconfig.service systemd-hwdb-update.service systemd-journal-catalog-update.service \
+		systemd-sysusers.service systemd-firstboot.service systemd-update-done.service
+	# Only abupdate writes GRUB's environment.
+	mask grub-common.service
+	mask e2scrub_all.timer e2scrub_reap.service fstrim.timer
+	# The initramfs has mounted the ESP; no generator may guess at partitions.
+	mkdir -p "$root/etc/systemd/system-generators"
+	ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-gpt-auto-generator"
+	if ! grep -q '^abupdate-store:' "$root/etc/passwd"; then
+		chroot "$root" useradd --system --user-group --no-create-home --home-dir /nonexistent \
+			--shell /usr/sbin/nologin abupdate-store
+	fi
+}
+
+# What it mounted where this system was installed is no longer mounted.
+fstab() {
+	about="# The initramfs mounts everything (/usr/lib/abupdate/abupdate-mount)."
+	touch "$root/etc/fstab"
+	grep -qxF "$about" "$root/etc/fstab" ||
+		sed -i "/^[^#]/s/^/# /; 1i $about" "$root/etc/fstab"
+	[ -s "$root/etc/fstab" ] || echo "$about" >"$root/etc/fstab"
+}
+
+mask() {
+	mkdir -p "$root/etc/systemd/system"
+	for unit in "$@"; do
+		ln -sf /dev/null "$root/etc/systemd/system/$unit"
+	done
+}
+
+for part in ${parts:-initramfs programs}; do
+	"$part"
 done

@@ -3,8 +3,8 @@
 In three layers, each cached under the hash of what goes into it:
 
 1. base: Debian packages, the initramfs, users (mmdebstrap; half a minute);
-2. system: the base with the working tree's abupdate, installed from a wheel
-   over Debian's own dependencies, its units, keys, and the test units;
+2. system: the base with the working tree's abupdate (`install.sh`) over Debian's own
+   dependencies, keys, and the test units;
 3. release: the system with a version, a kernel command line and files of its
    own, a few seconds each, so that tests can have as many as they like.
 
@@ -15,15 +15,12 @@ seconds: bytecode stays valid and two builds of a day agree.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,15 +88,6 @@ wait = 2
 interval = 1
 """
 
-_COMMAND = """\
-#!/usr/bin/python3 -I
-import sys
-
-from abupdate.cli.main import main
-
-sys.exit(main())
-"""
-
 _MMDEBSTRAP_SECONDS = 1800.0
 
 
@@ -142,13 +130,14 @@ def _base(kernel: str, packages: tuple[str, ...]) -> Path:
     wanted = sorted({*PACKAGES, *packages, kernel})
     hooks = [GUEST / name for name in ("base-essential", "base-customize")]
     sources = [*hooks, *(GUEST / f"initramfs{name}" for name in ("-hook", "-hang", ".conf"))]
-    inputs = (SUITE, wanted, EXCLUDED, *sources, cache.PROJECT / "initramfs")
+    sources += [cache.PROJECT / "initramfs", cache.PROJECT / "install.sh"]
+    inputs = (SUITE, wanted, EXCLUDED, *sources)
 
     def make(path: Path) -> None:
         options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
         options += ["--variant=minbase", f"--include={','.join(wanted)}"]
         options += [f"--essential-hook={hooks[0]}", f"--customize-hook={hooks[1]}"]
-        _mmdebstrap(options, path, {"ABUPDATE_PROJECT": str(cache.PROJECT)})
+        debian(options, path, {"ABUPDATE_PROJECT": str(cache.PROJECT)})
 
     return cache.cached("base", inputs, ".tar", make)
 
@@ -156,8 +145,8 @@ def _base(kernel: str, packages: tuple[str, ...]) -> Path:
 def _system(base: Path, allowed_signers: str) -> Path:
     """Layer 2."""
     project = cache.PROJECT
-    sources = [project / "abupdate", project / "pyproject.toml", project / "healthcheck"]
-    sources += [project / "grub", project / "readonly", project / "installer"]
+    sources = [project / name for name in ("abupdate", "healthcheck", "grub", "readonly")]
+    sources += [project / "install.sh", *(project / "installer").glob("abupdate-*")]
     sources += [GUEST / "files", GUEST / "units", GUEST / "system-customize"]
 
     def make(path: Path) -> None:
@@ -172,17 +161,19 @@ def _system(base: Path, allowed_signers: str) -> Path:
                 f'-C "$1" -xpf "{base}"',
                 f"--customize-hook={GUEST / 'system-customize'}",
             ]
-            _mmdebstrap(options, path, {"ABUPDATE_STAGE": str(stage)})
+            env = {"ABUPDATE_STAGE": str(stage), "ABUPDATE_PROJECT": str(project)}
+            debian(options, path, env)
 
     return cache.cached("system", (base.name, allowed_signers, *sources), ".tar", make)
 
 
-def _mmdebstrap(options: list[str], path: Path, env: dict[str, str]) -> None:
+def debian(options: list[str], path: Path, env: dict[str, str], suite: str = SUITE) -> None:
+    """What mmdebstrap makes with these options, as a tar."""
     # The suffix tells mmdebstrap the format.
     tar = path.with_name(f"{path.name}.tar")
     epoch = {"SOURCE_DATE_EPOCH": str(midnight())}
     run(
-        ["mmdebstrap", *options, SUITE, tar],
+        ["mmdebstrap", *options, suite, tar],
         env={**env, **epoch, "TMPDIR": tempfile.gettempdir()},
         timeout=_MMDEBSTRAP_SECONDS,
     )
@@ -197,74 +188,22 @@ def midnight() -> int:
 
 def _stage(stage: Path, allowed_signers: str) -> None:
     """The files of layer 2, in their places below `stage`."""
-    _unpack_wheel(stage)
+    vendor, tests = stage / "usr/lib/abupdate", stage / "usr/lib/abupdate-test"
     units = stage / "usr/lib/systemd/system"
-    vendor = stage / "usr/lib/abupdate"
-    for folder in (units, vendor / "required.d", vendor / "wanted.d"):
-        folder.mkdir(parents=True, exist_ok=True)
-    health, readonly = cache.PROJECT / "healthcheck", cache.PROJECT / "readonly"
-    for name in ("no-packages", "host-keys"):
-        _copy(readonly / name, vendor)
-    managers = stage / "usr/local/sbin"
-    managers.mkdir(parents=True)
-    for name in ("apt", "apt-get", "dpkg"):
-        (managers / name).symlink_to("/usr/lib/abupdate/no-packages")
-    for unit in [*health.glob("abupdate-*"), *readonly.glob("*.service"), *GUEST.glob("units/*")]:
-        _copy(unit, units)
-    installer = cache.PROJECT / "installer"
-    for unit in installer.glob("abupdate-installer*.*"):
-        _copy(unit, units)
-    generators = stage / "usr/lib/systemd/system-generators"
-    generators.mkdir()
-    _copy(installer / "abupdate-installer-generator", generators)
-    for folder in health.glob("*.target.d"):
-        (units / folder.name).mkdir()
-        for drop_in in folder.iterdir():
-            _copy(drop_in, units / folder.name)
-    # What the ESP's files are compared with, by `abupdate doctor`, and made of, by `provision`.
-    (vendor / "grub").mkdir()
-    for part in (cache.PROJECT / "grub").glob("*.cfg"):
-        _copy(part, vendor / "grub")
-    make_images(vendor / "grub")
-    (stage / "usr/lib/abupdate-test").mkdir()
-    for program in GUEST.glob("files/*"):
-        _copy(program, stage / "usr/lib/abupdate-test")
+    for folder in (vendor, tests, units):
+        folder.mkdir(parents=True)
+    for source, folder in (("files", tests), ("units", units)):
+        for path in (GUEST / source).iterdir():
+            shutil.copy(path, folder)
     (vendor / "config.toml").write_text(CONFIG)
     (vendor / "allowed_signers").write_text(allowed_signers)
     for path in [stage, *stage.rglob("*")]:
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+    run([cache.PROJECT / "install.sh", stage, "programs"])
+    # What the ESP's files are compared with, by `abupdate doctor`, and made of, by `provision`.
+    make_images(vendor / "grub")
+    for path in [stage, *stage.rglob("*")]:
         os.utime(path, (midnight(), midnight()), follow_symlinks=False)
-
-
-def _copy(source: Path, folder: Path) -> None:
-    if source.is_file():
-        shutil.copy(source, folder)
-
-
-def _unpack_wheel(stage: Path) -> None:
-    """The working tree's wheel, as a Debian package would install it."""
-    with tempfile.TemporaryDirectory() as temporary:
-        source, out = Path(temporary, "source"), Path(temporary, "out")
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(cache.PROJECT / "abupdate", source / "abupdate", ignore=ignore)
-        for name in ("pyproject.toml", "README.md"):
-            if (cache.PROJECT / name).exists():
-                shutil.copy(cache.PROJECT / name, source)
-        isolation = ["--no-build-isolation"] if importlib.util.find_spec("wheel") else []
-        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *isolation]
-        run([*words, "-w", out, source], timeout=300, env={"HOME": temporary, **_pip_settings()})
-        (wheel,) = out.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(stage / "usr/lib/python3/dist-packages")
-    command = stage / "usr/bin/abupdate"
-    command.parent.mkdir()
-    command.write_text(_COMMAND)
-    command.chmod(0o755)
-
-
-def _pip_settings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
 
 
 def _write_release(release: Release, system: Path, path: Path) -> None:

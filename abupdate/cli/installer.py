@@ -22,10 +22,11 @@ _SYSRQ = Path("/proc/sysrq-trigger")
 
 def installer(context: typer.Context) -> None:
     """Offer to install this system's own release on another disk."""
-    from abupdate.provision.installer import installed_layout, own_release
+    from abupdate.provision.installer import installed_layout, installed_state, own_release
 
     machine = machine_of(context)
-    offer = _Offer(context, machine, own_release(machine), installed_layout(machine))
+    release, state = own_release(machine), installed_state(machine)
+    offer = _Offer(context, machine, release, installed_layout(machine), state)
     while not offer.made():
         pass
     # The stick may be gone by then, and with it every program: so the kernel is asked, by a
@@ -44,6 +45,7 @@ class _Offer:
     machine: Machine
     release: str
     layout: Layout
+    state: Path | None
 
     def made(self) -> bool:
         """Whether a disk was made; what went wrong is told, and can be tried again."""
@@ -92,7 +94,7 @@ class _Offer:
         from abupdate.provision.prepare import Wishes, prepared
         from abupdate.source.name import parse_source
 
-        wishes = Wishes(layout=self.layout, asked_later=True)
+        wishes = Wishes(layout=self.layout, asked_later=True, state=self.state)
         source = parse_source(f"release/{self.release}")
         settings, events = settings_of(self.context), terminal_events(stream=sys.stdout)
         with prepared(self.machine, drive.path, source, settings, wishes, events) as ready:

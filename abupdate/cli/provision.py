@@ -64,6 +64,10 @@ def provision(
     luks_key: Annotated[
         Path | None, typer.Option(help="Encrypt data (LUKS2), or open a kept one, with this file.")
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Its content goes to the device's /data/state."),
+    ] = None,
     installer: Annotated[
         bool,
         typer.Option("--installer", help="Make a stick that offers to install, in the layout."),
@@ -108,6 +112,7 @@ def provision(
         signed=_signed() if secure_boot else None,
         installer=installer,
         luks_key=luks_key,
+        state=state,
         erase=erase,
         asked_later=dry_run or sys.stdin.isatty(),
     )

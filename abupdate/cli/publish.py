@@ -76,6 +76,38 @@ def keygen(
     _tell(f"Put {signers} into the root filesystem as /usr/lib/abupdate/allowed_signers.")
 
 
+@publish.command("boot-files")
+def boot_files(
+    rootfs: Annotated[Path, typer.Argument(help="A directory.")],
+    kernel: Annotated[
+        str | None, typer.Option(metavar="NAME", help="File in /boot; default: the newest.")
+    ] = None,
+    initrd: Annotated[
+        str | None, typer.Option(metavar="NAME", help="File in /boot; with --kernel.")
+    ] = None,
+    cmdline: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Kernel arguments; default: as they were.")
+    ] = None,
+) -> None:
+    """Tell GRUB what a root filesystem starts: /boot/abupdate.env and /boot/SHA256SUMS.
+
+    Run it whenever kernel or initrd have changed, before the commit. The kernel is the newest
+    vmlinuz-VERSION with an initrd.img-VERSION, unless both are named:
+
+    \b
+        abupdate publish boot-files rootfs --cmdline "console=ttyS0 quiet"
+
+    root=, ro and panic= come from grub.cfg.
+    """
+    from abupdate.publish.bootfiles import write_boot_files
+
+    with _told_files():
+        done = write_boot_files(rootfs, kernel, initrd, cmdline)
+    print(f"kernel    {done.kernel}")
+    print(f"initrd    {done.initrd}")
+    print(f"cmdline   {done.cmdline}")
+
+
 @publish.command()
 def commit(
     rootfs: Annotated[

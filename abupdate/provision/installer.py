@@ -18,11 +18,13 @@ from abupdate.provision.layout import (
     read_layout,
     slot_minimum,
 )
+from abupdate.provision.state import copy_state
 from abupdate.update.prepare import Need
 from abupdate.update.slots import Machine
 
 _MARK = "installer"
 _LAYOUT = "layout.toml"
+_STATE = "state"
 _BOOT = 64 * MIB
 # Beside the store: /var, /home and what is worked with while it installs.
 _ROOM = 256 * MIB
@@ -30,13 +32,16 @@ _ROOM = 256 * MIB
 _TABLES = 2 * MIB
 
 
-def installer_layout(need: Need, store: int) -> tuple[Layout, int]:
-    """The partitions of an installer for that release, and the size of its image in bytes."""
+def installer_layout(need: Need, store: int, own: int = 0) -> tuple[Layout, int]:
+    """The partitions of an installer for that release, and the size of its image in bytes.
+
+    `own`: bytes of what it brings of the owner's.
+    """
     sizes = {
         BIOS: MIB,
         BOOT: _BOOT,
         Slot.A.label: slot_minimum(need) * 21 // 20 // MIB * MIB,
-        DATA: data_minimum(store) + _ROOM,
+        DATA: data_minimum(store, own) + _ROOM,
     }
     parts = tuple(
         PartitionLayout.model_validate({"name": name, "size": size}) for name, size in sizes.items()
@@ -45,8 +50,8 @@ def installer_layout(need: Need, store: int) -> tuple[Layout, int]:
     return Layout.model_construct(partition=parts), sum(sizes.values()) + _TABLES
 
 
-def mark(state: Path, layout: Layout) -> None:
-    """Make a device's data, under `state`, that of an installer."""
+def mark(state: Path, layout: Layout, own: Path | None = None) -> None:
+    """Make a device's data, under `state`, that of an installer; `own` goes to what it installs."""
     folder = state / _MARK
     folder.mkdir(parents=True)
     lines = []
@@ -54,6 +59,9 @@ def mark(state: Path, layout: Layout) -> None:
         values = one.model_dump(exclude_none=True)
         lines += ["[[partition]]", *(f"{key} = {json.dumps(values[key])}" for key in values)]
     (folder / _LAYOUT).write_text("".join(f"{line}\n" for line in lines))
+    if own is not None:
+        (folder / _STATE).mkdir()
+        copy_state(own, folder / _STATE)
 
 
 def own_release(machine: Machine) -> str:
@@ -70,3 +78,9 @@ def own_release(machine: Machine) -> str:
 def installed_layout(machine: Machine) -> Layout:
     """The layout of the disks that an installer makes."""
     return read_layout(machine.paths.state / _MARK / _LAYOUT)
+
+
+def installed_state(machine: Machine) -> Path | None:
+    """The owner's files that an installer brings."""
+    folder = machine.paths.state / _MARK / _STATE
+    return folder if folder.is_dir() else None

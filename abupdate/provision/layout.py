@@ -260,9 +260,9 @@ def _sizes(start: int) -> Iterator[int]:
         size += max(MIB, size // 64 // MIB * MIB)
 
 
-def data_minimum(store: int) -> int:
-    """What the data partition must have: room for the store while it is tidied up."""
-    return -(-(_LEAST_DATA + 2 * store) * 33 // 32 // MIB) * MIB
+def data_minimum(store: int, own: int = 0) -> int:
+    """What the data partition must have: room for the store while it is tidied up, and `own`."""
+    return -(-(_LEAST_DATA + 2 * store + own) * 33 // 32 // MIB) * MIB
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from abupdate.provision.installer import installer_layout
 from abupdate.provision.kept import check as check_kept
 from abupdate.provision.layout import DEFAULT, Layout, data_minimum, specs
 from abupdate.provision.plan import Plan, disk_facts, planned
+from abupdate.provision.state import check_state, state_bytes
 from abupdate.provision.store import store_bytes
 from abupdate.provision.write import Work, write
 from abupdate.release.fixups import fixups
@@ -74,7 +75,7 @@ class Wishes:
     the same seed and release. `signers`: an allowed_signers file to believe instead of this
     machine's. `compatible`: the product that the release must be for. `installer`: a disk that
     offers to install the release on others, in that layout. `luks_key`: the file that opens
-    data, which is to be encrypted.
+    data, which is to be encrypted. `state`: a folder with what is the owner's on data.
     """
 
     layout: Layout = DEFAULT
@@ -89,6 +90,7 @@ class Wishes:
     signed: Signed | None = None
     installer: bool = False
     luks_key: Path | None = None
+    state: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def prepared(
             scratch=_new_folder(folder / "made"),
             events=events,
             installs=wishes.layout if wishes.installer else None,
+            state=wishes.state,
         )
         yield Prepared(plan, work)
 
@@ -210,16 +213,16 @@ def _arranged(
 
     Raises `NoSpaceError`.
     """
-    layout, size = wishes.layout, store_bytes(store)
+    layout, size, own = wishes.layout, store_bytes(store), state_bytes(wishes.state)
     if wishes.installer:
-        layout, whole = installer_layout(need, size)
+        layout, whole = installer_layout(need, size, own)
         drive = replace(drive, size=drive.size or whole)
     wanted = specs(layout, need, size, [one.entry for one in keep])
     if wishes.luks_key is not None:
         wanted = [replace(one, encrypted=one.name == DATA) for one in wanted]
     kept = [one.entry.extent for one in keep]
     extents = place(drive.size, wanted, kept, drive.usable if keep else None)
-    _refuse_small_data(wanted, extents, size)
+    _refuse_small_data(wanted, extents, data_minimum(size, own))
     return drive, wanted, extents
 
 
@@ -304,6 +307,7 @@ def _refuse_wishes(wishes: Wishes) -> None:
         raise UsageError(f"--sector {wishes.sector}: 512 or 4096 was expected.")
     if wishes.size is not None and not 0 < wishes.size <= _LARGEST:
         raise UsageError(f"--size: at most {_LARGEST >> 40} TiB was expected.")
+    check_state(wishes.state, wishes.keep)
     if wishes.seed is not None and wishes.keep:
         raise UsageError(
             "--seed makes the same image again, and what --keep keeps is not of that image.",
@@ -378,12 +382,12 @@ def _sandbox(host: Machine) -> Sandbox:
 
 
 def _refuse_small_data(
-    wanted: Sequence[PartitionSpec], extents: Sequence[Extent], store: int
+    wanted: Sequence[PartitionSpec], extents: Sequence[Extent], least: int
 ) -> None:
     for spec, extent in zip(wanted, extents, strict=True):
-        if spec.name == DATA and extent.size < data_minimum(store):
+        if spec.name == DATA and extent.size < least:
             raise NoSpaceError(
-                f"The data partition needs {data_minimum(store) >> 20} MiB at least for this "
+                f"The data partition needs {least >> 20} MiB at least for this "
                 f"release, and {extent.size >> 20} MiB are left for it.",
                 "Take a larger disk, or smaller slots (`--layout`).",
             )

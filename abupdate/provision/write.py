@@ -29,6 +29,7 @@ from abupdate.provision.grub import GrubFiles
 from abupdate.provision.installer import mark
 from abupdate.provision.layout import Layout
 from abupdate.provision.plan import first_label
+from abupdate.provision.state import copy_state
 from abupdate.provision.store import compare_release, copy_release, give
 from abupdate.store.outputs import Outputs
 from abupdate.store.repository import Repository
@@ -47,7 +48,7 @@ class Work:
     `is_new`: the disk is a plain file that is not there yet. `store` has the release.
     `signed_at`: seconds since the epoch. `machine`: whose folders things
     are mounted at. `scratch`: an empty folder. `installs`:
-    it becomes an installer, of disks with that layout.
+    it becomes an installer, of disks with that layout. `state`: what is the owner's on data.
     """
 
     drive: Drive
@@ -66,6 +67,7 @@ class Work:
     scratch: Path
     events: Events
     installs: Layout | None = None
+    state: Path | None = None
 
 
 def write(work: Work) -> None:
@@ -175,7 +177,9 @@ class _Writer:
             _make_folders(path.parent, upper)
             path.write_bytes(content)
         if self._work.installs is not None:
-            mark(state, self._work.installs)
+            mark(state, self._work.installs, self._work.state)
+        elif self._work.state is not None:
+            copy_state(self._work.state, data / "state")
         if all(found.entry.name != DATA for found in self._work.keep):
             self._same_times(data)
 
