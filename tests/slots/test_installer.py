@@ -116,3 +116,27 @@ def test_nobody_is_there(
     assert main(["installer"], machine=stick) == 130
     assert [hash_of(one) for one in disks[1:]] == before
     assert (tmp_path / "sysrq").read_bytes() == b""
+
+
+def test_files_of_the_owner_go_on(
+    factory: Factory,
+    disks: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """What a stick was made with for one device, that device has; the stick itself has it apart."""
+    state, image, data = tmp_path / "state", tmp_path / "own.img", factory.top / "own"
+    (state / "home/me").mkdir(parents=True)
+    (state / "home/me/film").write_bytes(b"film" * (1 << 20))
+    assert factory.provision(image, "--installer", "--state", state) == 0
+    with mounted(image, extents(image)["data"], tmp_path / "m") as there:
+        assert not (there / "state/home").exists()
+        shutil.copytree(there / "abupdate", data / "abupdate")
+    subprocess.run(["chown", "-R", "65534:65534", data / "abupdate/store.git"], check=True)
+    paths = Paths(root=factory.top / "rootfs", data=data, runtime=tmp_path / "run")
+    type_in(monkeypatch, "2", "target", "")
+    assert main(["installer"], machine=Machine(paths, sandbox=Sandbox("65534"))) == 0
+    with mounted(disks[2], extents(disks[2])["data"], tmp_path / "m") as there:
+        film = there / "state/home/me/film"
+        assert film.read_bytes() == b"film" * (1 << 20) and film.stat().st_uid == 0
+        assert not (there / "abupdate/installer").exists()

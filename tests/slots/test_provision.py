@@ -747,6 +747,47 @@ def test_settings_that_the_release_has_in_etc(factory: Factory, tmp_path: Path) 
     assert b"limit=7" in env
 
 
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Files of an owner, as they shall be on data."""
+    folder = tmp_path / "state"
+    (folder / "home/me").mkdir(parents=True)
+    (folder / "home/me/film").write_bytes(b"film" * (1 << 18))
+    os.chown(folder / "home/me/film", 1000, 1001)
+    (folder / "home/me/film").chmod(0o640)
+    (folder / "home/me/link").symlink_to("/nowhere")
+    (folder / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (folder / "ssh-host-keys").mkdir(mode=0o700)
+    folder.chmod(0o700)
+    return folder
+
+
+def test_files_of_the_owner(factory: Factory, state: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "new.img"
+    assert factory.provision(disk, "--size", str(SIZE), "--state", state) == 0
+    with mounted(disk, extents(disk)["data"], tmp_path / "m") as data:
+        film = data / "state/home/me/film"
+        assert film.read_bytes() == (state / "home/me/film").read_bytes()
+        found = film.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (1000, 1001, 0o640)
+        assert film.with_name("link").readlink() == Path("/nowhere")
+        assert (data / "state/machine-id").read_bytes() == (state / "machine-id").read_bytes()
+        assert (data / "state/ssh-host-keys").stat().st_mode & 0o777 == 0o700
+        assert (data / "state").stat().st_mode & 0o777 == 0o755
+
+
+def test_files_of_the_owner_that_cannot_be_taken(
+    factory: Factory, refused: Refused, owned: Path, state: Path, tmp_path: Path
+) -> None:
+    new, erase = tmp_path / "new", ("--erase", "owned.img")
+    refused(2, "a folder was expected", new, "--size", str(SIZE), "--state", tmp_path / "none")
+    refused(2, "--keep data keeps the old one", owned, *erase, "--keep", "data", "--state", state)
+    with (state / "large").open("wb") as file:
+        file.write(b"large" * (16 << 20))
+    refused(8, "The data partition needs", new, "--size", str(SIZE), "--state", state)
+    assert not new.exists()
+
+
 def test_wishes_that_make_no_sense(refused: Refused, tmp_path: Path, owned: Path) -> None:
     new, size = tmp_path / "new", ("--size", str(SIZE))
     refused(2, "512 or 4096 was expected", new, *size, "--sector", "1024")
