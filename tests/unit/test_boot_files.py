@@ -40,7 +40,8 @@ def test_the_newest_kernel_that_has_an_initrd(
     assert main(words) == 0
     version = "6.12.57+deb13-amd64"
     names = (f"vmlinuz-{version}", f"initrd.img-{version}")
-    assert told(rootfs) == SlotBoot(*(f"/boot/{name}" for name in names), "console=ttyS0 quiet")
+    kernel, initrd = (f"/boot/{name}" for name in names)
+    assert told(rootfs) == SlotBoot(kernel, initrd, "console=ttyS0 quiet")
     assert parse_sha256sums((rootfs / "boot/SHA256SUMS").read_bytes()) == {
         name: hashlib.sha256((rootfs / "boot" / name).read_bytes()).hexdigest() for name in names
     }
