@@ -145,7 +145,8 @@ def test_the_next_release(taken: Taken) -> None:
         "sh",
         "-c",
         f"""cd {work} && echo two > rootfs/opt/product/program &&
-        sed -i '/^IMAGE_VERSION=/d; $a IMAGE_VERSION=2' rootfs/usr/lib/os-release""",
+        sed -i '/^IMAGE_VERSION=/d' rootfs/usr/lib/os-release &&
+        echo IMAGE_VERSION=2 >> rootfs/usr/lib/os-release""",
     )
     for words in (
         ("boot-files", f"{work}/rootfs"),
