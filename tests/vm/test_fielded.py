@@ -58,6 +58,8 @@ def taken(request: pytest.FixtureRequest, images: Path) -> Iterator[Taken]:
         said = take_over(machine, "--target", "/dev/vdb", "--erase", "disk1")
         assert "Release 1 is on /dev/vdb" in said
         assert machine.run("cat", "/proc/mounts").stdout == mounts
+        if request.param == "13":
+            stick(machine)
         identity = [machine.run("cat", path).stdout for path in _IDENTITY]
         machine.power_off()
     both = [Disk(old, bootindex=2), Disk(target, bootindex=1)]
@@ -84,6 +86,13 @@ def refused(machine: DeviceVM) -> None:
     said = take_over(machine, "--target", "/dev/vdb", "--erase", "disk9", ok=7)
     assert "is 'disk1', and 'disk9' was given" in said
     machine.run("test", "!", "-e", f"{WORK}/rootfs")
+
+
+def stick(machine: DeviceVM) -> None:
+    """A second run takes the release of the first; tests/vm/test_installer.py starts such a stick."""
+    said = take_over(machine, "--installer", f"{WORK}/stick.img")
+    assert "is there, of an earlier run" in said and "Release 1 is on" in said
+    machine.run("rm", f"{WORK}/stick.img")
 
 
 def test_a_healthy_device(taken: Taken) -> None:
