@@ -89,7 +89,7 @@ def refused(machine: DeviceVM) -> None:
 
 
 def stick(machine: DeviceVM) -> None:
-    """A second run takes the release of the first; tests/vm/test_installer.py starts such a stick."""
+    """A second run takes the release of the first; test_installer.py starts such sticks."""
     said = take_over(machine, "--installer", f"{WORK}/stick.img")
     assert "is there, of an earlier run" in said and "Release 1 is on" in said
     machine.run("rm", f"{WORK}/stick.img")
