@@ -42,7 +42,7 @@ test: test-quick
 test-quick: install-tools
 	$(BIN)/pytest -n 2 --dist loadfile -m "not vm and not long"
 
-# Machines that `make test` has no time for; an hour and a quarter.
+# Machines that `make test` has no time for; an hour and a half.
 test-machines: install-tools
 	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py tests/vm/test_provision.py tests/vm/test_fielded.py
 
