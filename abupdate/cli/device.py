@@ -254,7 +254,7 @@ def doctor(
 
     Exits with 11 when an error stays; docs/doctor.md lists what can be found.
     """
-    from abupdate.update import doctor as doctors
+    from abupdate.doctor import examine as doctors
 
     machine = machine_of(context)
     report = doctors.repair(machine) if repair else doctors.examine(machine)

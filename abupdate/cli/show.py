@@ -16,7 +16,7 @@ from abupdate.update.records import HistoryEntry
 from abupdate.update.status import SlotStatus, StatusReport
 
 if TYPE_CHECKING:
-    from abupdate.update.doctor import Report
+    from abupdate.doctor.examine import Report
     from abupdate.update.info import Info
 
 _BAR = 24

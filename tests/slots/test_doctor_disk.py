@@ -159,7 +159,7 @@ def test_with_a_copy_of_the_disk_attached_nothing_is_written(
     """Loop devices have no PARTUUID of their own; `find.twins` has its tests elsewhere."""
     device.remove(BACKUP)
     with monkeypatch.context() as patch:
-        patch.setattr("abupdate.update.diagnose_disk.twins", lambda _disk: [Path("/dev/twin4")])
+        patch.setattr("abupdate.doctor.diagnose_disk.twins", lambda _disk: [Path("/dev/twin4")])
         code, found, report = doctor(device, capsys, "--repair")
     assert (code, set(found)) == (11, {"disk-twin", "copy-missing"} | NEW)
     assert "/dev/twin4" in str(found["disk-twin"]["message"])

@@ -17,9 +17,10 @@ from abupdate.boot.cmdline import parse
 from abupdate.boot.state import BootState, Ustate, backup_of, grub, provision
 from abupdate.disk import find
 from abupdate.disk.layout import BootDisk, Partition, Slot
+from abupdate.doctor import diagnose_state
+from abupdate.doctor.findings import KINDS
 from abupdate.errors import RefusedError
-from abupdate.update import diagnose_state, seen
-from abupdate.update.findings import KINDS
+from abupdate.update import seen
 
 ROOT = Path(__file__).parent.parent.parent
 NEW = provision(3, 8)
@@ -37,8 +38,8 @@ def test_the_page_lists_every_finding() -> None:
 
 
 def test_every_finding_is_made_somewhere_and_has_its_row() -> None:
-    folder = ROOT / "abupdate/update"
-    sources = [folder / "doctor.py", *folder.glob("diagnose_*.py")]
+    folder = ROOT / "abupdate/doctor"
+    sources = [folder / "examine.py", *folder.glob("diagnose_*.py")]
     text = "".join(path.read_text() for path in sources)
     made = set(re.findall(r'(?:finding)?[(\[]\(?\s*"((?:[a-z]+-)+[a-z]+)"', text))
     assert made == set(KINDS)

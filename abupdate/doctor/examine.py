@@ -25,10 +25,11 @@ from abupdate.boot.state import BootState
 from abupdate.bundle.quarantine import clear_quarantines
 from abupdate.disk import filesystem
 from abupdate.disk.layout import BootDisk, Slot
+from abupdate.doctor import diagnose_disk, diagnose_state, diagnose_store, diagnose_trust
+from abupdate.doctor.findings import Finding, Severity, finding
 from abupdate.errors import AbupdateError, DeviceFaultError, RefusedError
 from abupdate.store import packs
-from abupdate.update import diagnose_disk, diagnose_state, diagnose_store, diagnose_trust, seen
-from abupdate.update.findings import Finding, Severity, finding
+from abupdate.update import seen
 from abupdate.update.job import job, running_job
 from abupdate.update.records import replace_file
 from abupdate.update.slots import Machine, require_root

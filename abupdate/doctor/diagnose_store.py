@@ -14,11 +14,11 @@ from pathlib import Path
 
 from abupdate.bundle.quarantine import quarantines
 from abupdate.disk.layout import Slot
+from abupdate.doctor.findings import Finding, finding
 from abupdate.errors import ProgramError, RefusedError, UsageError
 from abupdate.release.version import Version
 from abupdate.store import packs
 from abupdate.store.repository import Repository
-from abupdate.update.findings import Finding, finding
 from abupdate.update.records import SlotRecord
 from abupdate.update.slots import Machine, require_store
 from abupdate.update.store_care import MAX_PACKS

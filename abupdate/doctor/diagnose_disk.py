@@ -21,8 +21,8 @@ from abupdate.boot.state import BootState
 from abupdate.disk.filesystem import mounts
 from abupdate.disk.find import twins
 from abupdate.disk.layout import BOOT, DATA, RESCUE, BootDisk, Partition, Slot
+from abupdate.doctor.findings import Finding, finding
 from abupdate.errors import RefusedError
-from abupdate.update.findings import Finding, finding
 from abupdate.update.records import Records
 from abupdate.update.target import write_protected
 
