@@ -55,6 +55,17 @@ NAMES = frozenset(
         "slot-filled",
         "data-filled",
         "esp-written",
+        "gpt-entries-written",
+        "gpt-half-written",
+        "esp-file-written",
+        "boot-code-half-written",
+        "data-checked",
+        "data-made",
+        "store-set-aside",
+        "store-made",
+        "store-fetched",
+        "slot-verified",
+        "slot-labelled",
     }
 )
 

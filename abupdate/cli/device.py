@@ -18,6 +18,7 @@ from abupdate.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from abupdate.disk.layout import Slot
+    from abupdate.doctor.repairs import Wishes
     from abupdate.events import Events
 
 
@@ -248,24 +249,76 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Mend what is safe to mend, and look again.")
     ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="A repair by which something may be lost; `abupdate doctor` names it, and what.",
+        ),
+    ] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="SOURCE",
+            help="Where releases that the store lost are fetched; REMOTE# for a git repository.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what --repair would do, and change nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong: boot state, ESP, labels, GRUB itself, who may sign, the store.
+    """Look for what is wrong: disk, ESP, GRUB, boot state, labels, data, who may sign, the store.
 
-    Exits with 11 when an error stays; docs/doctor.md lists what can be found.
+    --repair says what it does, and why, before it does it:
+
+    \b
+        abupdate doctor --repair --dry-run
+        abupdate doctor --repair --from https://updates.example/gateway-2.bundle
+
+    In rescue it can do more than while a slot runs (abupdate rescue boot). Exits with 11 when an
+    error stays; docs/doctor.md lists what can be found, and what is done about it.
     """
-    from abupdate.update import doctor as doctors
+    from abupdate.cli.show_doctor import doctor_text, tell
+    from abupdate.doctor.examine import examine
+    from abupdate.doctor.repair import repair as run_repair
 
+    if (also or sources or dry_run) and not repair:
+        raise UsageError("--also, --from and --dry-run go with --repair.", "Add --repair.")
     machine = machine_of(context)
-    report = doctors.repair(machine) if repair else doctors.examine(machine)
+    if not repair:
+        report = examine(machine)
+    else:
+        wishes = _wishes(context, also or [], sources or [])
+        if dry_run:
+            report = examine(machine, wishes)
+        else:
+            report = run_repair(machine, wishes, (lambda _: None) if as_json else tell)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
     else:
-        from abupdate.cli.show import doctor_text
-
-        print(doctor_text(report))
+        print(doctor_text(report, dry_run=dry_run))
     if not report.sound:
         raise typer.Exit(ExitCode.DEVICE_FAULT)
+
+
+def _wishes(context: Context, also: list[str], sources: list[str]) -> Wishes:
+    """A device whose settings cannot be read is repaired with the defaults, but fetches nothing."""
+    from abupdate.cli.show import terminal_events
+    from abupdate.config import Settings
+    from abupdate.doctor.repairs import Wishes
+    from abupdate.errors import AbupdateError
+
+    events = terminal_events()
+    try:
+        settings = settings_of(context)
+    except AbupdateError as error:
+        if sources:
+            raise
+        events.warning(f"{error} The defaults are taken.")
+        settings = Settings()
+    return Wishes(settings, events, frozenset(also), tuple(sources))
 
 
 def config_show(

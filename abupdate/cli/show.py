@@ -16,7 +16,6 @@ from abupdate.update.records import HistoryEntry
 from abupdate.update.status import SlotStatus, StatusReport
 
 if TYPE_CHECKING:
-    from abupdate.update.doctor import Report
     from abupdate.update.info import Info
 
 _BAR = 24
@@ -200,14 +199,3 @@ def history_text(entries: list[HistoryEntry]) -> str:
         release = f"release {entry.release}" if entry.release else ""
         lines.append(f"{when}  {entry.event:<15} {release:<16} {where:<7} {why}".rstrip())
     return "\n".join(lines) if lines else "Nothing has happened yet."
-
-
-def doctor_text(report: Report) -> str:
-    """What `abupdate doctor` did and found, for a person."""
-    lines = [f"repaired: {text}" for text in report.repaired]
-    lines += [f"not repaired: {text}" for text in report.failed]
-    for found in report.findings:
-        lines += [f"{found.severity}: {found.message} [{found.id}]", f"    {found.advice}"]
-    if not report.findings:
-        lines.append("Nothing is wrong.")
-    return "\n".join(lines)

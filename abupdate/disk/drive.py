@@ -266,6 +266,13 @@ def _content_at(path: Path, extent: Extent) -> Content | None:
     return Content(kind, told.get("LABEL") or told.get("LABEL_FATBOOT")) if kind else None
 
 
+def content(path: Path) -> Content | None:
+    """What a partition holds, as far as blkid knows it."""
+    told = _blkid(path)
+    kind = told.get("TYPE")
+    return Content(kind, told.get("LABEL") or told.get("LABEL_FATBOOT")) if kind else None
+
+
 def _blkid(path: Path, *where: str) -> dict[str, str]:
     ok = (0, _NOTHING_FOUND)
     words: list[str | Path] = ["blkid", "--probe", "--output", "export", *where, path]

@@ -130,7 +130,7 @@ def check(device: Path) -> None:
         run(["e2fsck", "-f", "-n", device], timeout=_CHECK_SECONDS)
     except ProgramError as error:
         raise DeviceFaultError(
-            f"The filesystem on {device} should be clean after writing it: {error.message}",
+            f"The filesystem on {device} should be clean: {error.message}",
             "Run the install again; if it happens twice, the disk is failing.",
         ) from error
 

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from abupdate.disk.partition import Extent, TableEntry
 
-_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
-_ENTRY = struct.Struct("<16s16sQQQ72s")
+HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
+ENTRY = struct.Struct("<16s16sQQQ72s")
 _SIGNATURE = b"EFI PART"
 _ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 _MOST_BYTES = 1 << 20
@@ -36,6 +36,33 @@ class Table:
     entries: tuple[TableEntry, ...]
 
 
+@dataclass(frozen=True)
+class Copy:
+    """One copy of a table that is whole: what it says, and its bytes.
+
+    `own`, `other`: the sectors of its header and of the other copy's. `raw`: all entries.
+    """
+
+    table: Table
+    own: int
+    other: int
+    first_usable: int
+    last_usable: int
+    entry_size: int
+    raw: bytes
+
+    def header(self, own: int, other: int, entries_at: int) -> bytes:
+        """A header that says the same, for another place. Places are sectors."""
+        count, checksum = len(self.raw) // self.entry_size, zlib.crc32(self.raw)
+        words = [
+            _SIGNATURE, 0x10000, HEADER.size, 0, 0, own, other, self.first_usable,
+            self.last_usable, self.table.guid.bytes_le, entries_at, count, self.entry_size,
+            checksum,
+        ]  # fmt: skip
+        words[3] = zlib.crc32(HEADER.pack(*words))
+        return HEADER.pack(*words)
+
+
 def read(path: Path, sector: int) -> Table | None:
     """The table of a disk or file; None where there is none.
 
@@ -45,40 +72,41 @@ def read(path: Path, sector: int) -> Table | None:
     with path.open("rb", buffering=0) as file:
         fd = file.fileno()
         size = os.lseek(fd, 0, os.SEEK_END)
-        first = os.pread(fd, _HEADER.size, sector)
-        if first[: len(_SIGNATURE)] != _SIGNATURE:
+        if os.pread(fd, len(_SIGNATURE), sector) != _SIGNATURE:
             return None
-        table, other = _copy(fd, sector, 1, "first")
-        if (other + 1) * sector > size:
+        first = read_copy(fd, sector, 1, "first")
+        if (first.other + 1) * sector > size:
             raise DamagedTableError("its second copy lies behind the end of the disk")
-        second, _ = _copy(fd, sector, other, "second")
-    if table != second:
+        second = read_copy(fd, sector, first.other, "second")
+    if first.table != second.table:
         raise DamagedTableError("its two copies differ")
-    return table
+    return first.table
 
 
-def _copy(fd: int, sector: int, place: int, which: str) -> tuple[Table, int]:
-    raw = os.pread(fd, _HEADER.size, place * sector)
-    if len(raw) < _HEADER.size or raw[: len(_SIGNATURE)] != _SIGNATURE:
+def read_copy(fd: int, sector: int, place: int, which: str) -> Copy:
+    """The copy whose header is at sector `place`. Raises `DamagedTableError`, naming `which`."""
+    raw = os.pread(fd, HEADER.size, place * sector)
+    if len(raw) < HEADER.size or raw[: len(_SIGNATURE)] != _SIGNATURE:
         raise DamagedTableError(f"its {which} copy is missing")
     (_, _, length, told, _, own, other, low, high, guid, where, count, size, checksum) = (
-        _HEADER.unpack(raw)
+        HEADER.unpack(raw)
     )
     summed = zlib.crc32(raw[:16] + bytes(4) + raw[20:])
-    if length != _HEADER.size or told != summed or own != place:
+    if length != HEADER.size or told != summed or own != place:
         raise DamagedTableError(f"the header of its {which} copy is damaged")
-    if size < _ENTRY.size or size * count > _MOST_BYTES:
+    if size < ENTRY.size or size * count > _MOST_BYTES:
         raise DamagedTableError(f"the header of its {which} copy tells of {count} entries")
     entries = os.pread(fd, size * count, where * sector)
     if zlib.crc32(entries) != checksum:
         raise DamagedTableError(f"the entries of its {which} copy are damaged")
     found = []
     for index in range(count):
-        kind, _, start, end, _, name = _ENTRY.unpack_from(entries, index * size)
+        kind, _, start, end, _, name = ENTRY.unpack_from(entries, index * size)
         if not any(kind):
             continue
         extent = Extent(start * sector, (end - start + 1) * sector)
         text = name.decode("utf-16-le", "replace").partition("\0")[0]
         found.append(TableEntry(index + 1, text, extent, esp=UUID(bytes_le=kind) == _ESP))
     usable = Extent(low * sector, (high - low + 1) * sector)
-    return Table(UUID(bytes_le=guid), checksum, usable, tuple(found)), other
+    table = Table(UUID(bytes_le=guid), checksum, usable, tuple(found))
+    return Copy(table, own, other, low, high, size, entries)

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from abupdate.errors import DeviceFaultError
+from abupdate.failpoints import failpoint
 from abupdate.run import run
 
 GRUB_LIBRARY = Path("/usr/lib/grub")
@@ -111,8 +112,41 @@ def install_bios(disk: Path, core: bytes, boot: bytes, start: int, room: int) ->
         )
     with disk.open("r+b", buffering=0) as file:
         _write_all(file.fileno(), image, start)
+    failpoint("boot-code-half-written")
+    enter_bios(disk, boot, start)
+
+
+def enter_bios(disk: Path, boot: bytes, start: int) -> None:
+    """Have the MBR start the core image at byte `start`; it is one sector, so whole or not."""
+    with disk.open("r+b", buffering=0) as file:
         table = os.pread(file.fileno(), SECTOR, 0)
         _write_all(file.fileno(), _placed_boot_sector(boot, table, start // SECTOR), 0)
+
+
+def core_fault(disk: Path, start: int) -> str | None:
+    """Why what is at byte `start` is no core image that was put there; None where it is one."""
+    with disk.open("rb", buffering=0) as file:
+        first = os.pread(file.fileno(), SECTOR, start)
+        sector, length, segment = struct.unpack_from(_BLOCK_LIST_FORMAT, first, _BLOCK_LIST)
+        placed = (sector, segment) == (start // SECTOR + 1, _LOAD_SEGMENT) and length > 0
+        if not placed:
+            return "no GRUB"
+        image = os.pread(file.fileno(), length * SECTOR, start + SECTOR)
+    return None if all(map(any, _halves(image))) else "a GRUB that is cut off"
+
+
+def _halves(image: bytes) -> tuple[bytes, bytes]:
+    return image[: len(image) // 2], image[len(image) // 2 :]
+
+
+def entry_fault(disk: Path, start: int) -> str | None:
+    """Why the MBR does not start the core image at byte `start`; None where it does."""
+    with disk.open("rb", buffering=0) as file:
+        raw = os.pread(file.fileno(), SECTOR, 0)
+    if b"GRUB" not in raw[:CODE_END] or raw[_PARTITIONS_END:] != b"\x55\xaa":
+        return "no boot code of GRUB"
+    (sector,) = struct.unpack_from("<Q", raw, _KERNEL_SECTOR)
+    return None if sector == start // SECTOR else f"GRUB's boot code for sector {sector}"
 
 
 def bios_boot_sector(library: Path = GRUB_LIBRARY) -> bytes:

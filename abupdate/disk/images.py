@@ -17,8 +17,10 @@ from uuid import UUID, uuid4
 
 from abupdate.disk import filesystem
 from abupdate.disk.layout import BOOT_LABEL, MIB
+from abupdate.errors import DeviceFaultError
 from abupdate.run import run
 
+_HEAD, _PIECE = 4096, 4 * MIB
 _MAKE_SECONDS = 1800.0
 
 
@@ -157,6 +159,34 @@ def copy_sparse(source: Path, target: Path, offset: int) -> None:
             while position < end:
                 left = end - position
                 position += os.sendfile(writer.fileno(), reader.fileno(), position, left)
+
+
+def put(image: Path, device: Path) -> None:
+    """Make a device equal to a file of its size, read back from the disk.
+
+    Its first 4 KiB come last: until then it holds no filesystem that anybody knows, wherever
+    the power goes. Raises `DeviceFaultError`.
+    """
+    with image.open("rb", buffering=0) as source, device.open("r+b", buffering=0) as target:
+        size = os.fstat(source.fileno()).st_size
+        _place(target.fileno(), device, bytes(_HEAD), 0)
+        for at in range(_HEAD, size, _PIECE):
+            piece = os.pread(source.fileno(), min(_PIECE, size - at), at)
+            _place(target.fileno(), device, piece, at)
+        _place(target.fileno(), device, os.pread(source.fileno(), _HEAD, 0), 0)
+
+
+def _place(fd: int, device: Path, data: bytes, at: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], at + done)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    if os.pread(fd, len(data), at) != data:
+        raise DeviceFaultError(
+            f"{device} should hold what was written at byte {at}, and does not.",
+            "The disk does not keep what is written to it.",
+        )
 
 
 def content_hash(path: Path) -> str:

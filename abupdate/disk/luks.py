@@ -9,7 +9,17 @@ from pathlib import Path
 from abupdate.run import run
 
 KIND = "crypto_LUKS"  # blkid's name
+_MAGIC = b"LUKS\xba\xbe"
 _SECONDS = 300.0
+
+
+def is_encrypted(device: Path) -> bool:
+    """Whether a partition says so itself. Format: LUKS1 and LUKS2, first bytes of the header."""
+    try:
+        with device.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def encrypt(device: Path, key: Path) -> None:

@@ -6,7 +6,6 @@ of them (`make_images`), nothing of GRUB need be installed here.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,10 @@ from abupdate.store.content import CommitContent
 CONFIG, EARLY = "grub.cfg", "early.cfg"
 CORE, SECTOR, EFI = "core.img", "boot.img", "BOOTX64.EFI"
 _LIMIT = 16 << 20
+# Of the packages shim-signed and grub-efi-amd64-signed.
+_SIGNED = (
+    "usr/lib/shim/shimx64.efi.signed", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,25 @@ class GrubFiles:
     efi: bytes
     signed: Signed | None = None
 
+    def on_esp(self) -> dict[str, bytes]:
+        """What belongs on the ESP by its path there, the boot state apart. `grub/` comes first."""
+        files = {f"grub/{CONFIG}": self.config}
+        if self.signed is None:
+            return {**files, f"EFI/BOOT/{EFI}": self.efi}
+        return {
+            **files,
+            # shim looks for this name beside itself, and Debian's GRUB reads this folder.
+            f"EFI/debian/{CONFIG}": self.early,
+            "EFI/BOOT/grubx64.efi": self.signed.grub.read_bytes(),
+            f"EFI/BOOT/{EFI}": self.signed.shim.read_bytes(),
+        }
+
     def write_esp(self, folder: Path) -> None:
         """Put the ESP's files into a folder, the boot state apart."""
-        (folder / "grub").mkdir(parents=True)
-        (folder / "grub" / CONFIG).write_bytes(self.config)
-        boot = folder / "EFI/BOOT"
-        boot.mkdir(parents=True)
-        if self.signed is None:
-            (boot / EFI).write_bytes(self.efi)
-            return
-        shutil.copy(self.signed.shim, boot / EFI)
-        # shim looks for this name beside itself, and Debian's GRUB reads this folder.
-        shutil.copy(self.signed.grub, boot / "grubx64.efi")
-        (folder / "EFI/debian").mkdir()
-        (folder / "EFI/debian" / CONFIG).write_bytes(self.early)
+        for name, content in self.on_esp().items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 def grub_files(
@@ -85,8 +93,12 @@ def found_files(
     *,
     bios: bool,
     signed: Signed | None = None,
+    make: bool = True,
 ) -> GrubFiles:
-    """The files of the first place that has a `grub.cfg`."""
+    """The files of the first place that has a `grub.cfg`.
+
+    `make`: images that are not there are made; else they are empty.
+    """
     place = next((one for one in places if one(CONFIG) is not None), None)
     config, early = (place(CONFIG), place(EARLY)) if place else (None, None)
     if place is None or config is None or early is None:
@@ -99,11 +111,27 @@ def found_files(
     (scratch / "grub" / EARLY).write_bytes(early)
     core = sector = efi = b""
     if bios:
-        core = place(CORE) or _made(scratch, grubimage.bios_core)
-        sector = place(SECTOR) or grubimage.bios_boot_sector()
+        core = place(CORE) or (_made(scratch, grubimage.bios_core) if make else b"")
+        sector = place(SECTOR) or (grubimage.bios_boot_sector() if make else b"")
     if signed is None:
-        efi = place(EFI) or _made(scratch, grubimage.efi_image)
+        efi = place(EFI) or (_made(scratch, grubimage.efi_image) if make else b"")
     return GrubFiles(config, early, core, sector, efi, signed)
+
+
+def carried(
+    paths: Paths, scratch: Path, *, bios: bool, signed: Signed | None = None, make: bool = True
+) -> GrubFiles:
+    """What the system that runs carries for its own disk, in /usr/lib/abupdate/grub.
+
+    `make`, and what is raised: as of `found_files` and `grub_files`.
+    """
+    return found_files((_here(paths)[0],), scratch, bios=bios, signed=signed, make=make)
+
+
+def carried_signed(paths: Paths) -> Signed | None:
+    """What Debian's packages for Secure Boot have installed here; None where one is missing."""
+    shim, grub = (paths.root / name for name in _SIGNED)
+    return Signed(shim, grub) if shim.is_file() and grub.is_file() else None
 
 
 def make_images(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from abupdate.bundle.candidate import cosignatures, signed_releases
 from abupdate.disk.layout import Slot
@@ -20,7 +21,7 @@ from abupdate.store import packs
 from abupdate.store.content import open_commit
 from abupdate.store.repository import Repository
 from abupdate.update.job import job, signals_raise
-from abupdate.update.records import HistoryEntry, now
+from abupdate.update.records import HistoryEntry, now, replace_file
 from abupdate.update.slots import Machine, attempt_note, require_root, require_store
 
 # More packs than that make each look into the store slower.
@@ -80,30 +81,49 @@ def check(machine: Machine, events: Events) -> list[Stored]:
     """
     require_root()
     with job(machine.paths.runtime, "store check"):
-        listed = contents(machine, keep=0)
-        store = machine.store()
-        faults = []
-        with events.step("check", "Look at all objects"):
-            try:
-                store.git("fsck", "--full", "--strict", "--no-dangling", timeout=_FSCK_SECONDS)
-            except ProgramError as error:
-                faults.append(error.stderr.strip() or error.message)
-        for one in listed:
-            with events.step("check-release", f"Hash release {one.release}"):
-                if one.commit is None:
-                    faults.append(f"the tag of release {one.release} is damaged")
-                    continue
-                try:
-                    with open_commit(store, one.commit) as content:
-                        content.hash_all()
-                except AbupdateError as error:
-                    faults.append(f"release {one.release}: {error.message}")
+        listed, faults = _faults(machine, events)
+        noted = damage_note(machine)
         if faults:
+            told = "; ".join(faults)
+            attempt_note(lambda: replace_file(noted, f"{told}\n".encode()), events.warning, "note")
             raise ContentDiffersError(
-                f"The store should hold every object of its releases, but {'; '.join(faults)}",
-                "Install from a full bundle: it brings all that a release needs.",
+                f"The store should hold every object of its releases, but {told}",
+                "`abupdate doctor --repair --from SOURCE` fetches it again.",
             )
+        noted.unlink(missing_ok=True)
         return listed
+
+
+def damage_note(machine: Machine) -> Path:
+    """Where the last check has noted what it found, for `abupdate doctor`, which hashes nothing."""
+    return machine.paths.state / "store-damage"
+
+
+def find_faults(machine: Machine, events: Events) -> list[str]:
+    """What `check` would say, in words; the caller holds the lock."""
+    return _faults(machine, events)[1]
+
+
+def _faults(machine: Machine, events: Events) -> tuple[list[Stored], list[str]]:
+    listed = contents(machine, keep=0)
+    store = machine.store()
+    faults = []
+    with events.step("check", "Look at all objects"):
+        try:
+            store.git("fsck", "--full", "--strict", "--no-dangling", timeout=_FSCK_SECONDS)
+        except ProgramError as error:
+            faults.append(error.stderr.strip() or error.message)
+    for one in listed:
+        with events.step("check-release", f"Hash release {one.release}"):
+            if one.commit is None:
+                faults.append(f"the tag of release {one.release} is damaged")
+                continue
+            try:
+                with open_commit(store, one.commit) as content:
+                    content.hash_all()
+            except AbupdateError as error:
+                faults.append(f"release {one.release}: {error.message}")
+    return listed, faults
 
 
 def prune(machine: Machine, keep: int, events: Events) -> Pruned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from abupdate.disk import filesystem
 from abupdate.disk.layout import Slot
@@ -11,7 +12,7 @@ from abupdate.events import Events
 from abupdate.store.content import open_commit
 from abupdate.store.verify import compare, describe
 from abupdate.update.job import job
-from abupdate.update.records import SlotState
+from abupdate.update.records import SlotRecord, SlotState
 from abupdate.update.slots import Machine, require_root, require_store
 
 _READ_OPTIONS = "ro,nosuid,nodev,noexec,noatime"
@@ -49,31 +50,48 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
                 f"'{partition.label}' and {found} of what it holds.",
                 "Install a release into it first.",
             )
-        outputs = machine.records.outputs(record)
-        if outputs is None:
-            raise ContentDiffersError(
-                f"What fixups left in slot {wanted} should be kept with the SHA-256 "
-                f"{record.outputs}, found none or another: nothing can be compared with it.",
-                f"Install a release into slot {wanted} again.",
-            )
-        device, running = partition.device, wanted == booted.slot
-        # The running slot cannot be unmounted, and so is read through the cache.
-        options = _READ_OPTIONS if running else f"{_READ_OPTIONS},noload"
         machine.unmount_leftovers()
-        if not running:
-            filesystem.refuse_if_in_use(device)
-            filesystem.drop_cache(device)
-        with (
-            open_commit(machine.store(), record.commit, record.manifest_sha256) as content,
-            events.step("verify", f"Read slot {wanted}"),
-            filesystem.mounted(device, machine.mountpoint, options) as mountpoint,
-        ):
-            differences = compare(mountpoint, content, events, outputs)
-        if differences:
-            raise ContentDiffersError(
-                f"Slot {wanted} should equal release {record.release}, but "
-                f"{describe(differences)}.",
-                "Install the release again into the other slot; a disk that changes what it "
-                "holds is failing.",
-            )
+        compare_slot(
+            machine, wanted, partition.device, record,
+            running=wanted == booted.slot, events=events,
+        )  # fmt: skip
         return Verified(wanted, record.release, record.commit)
+
+
+def compare_slot(
+    machine: Machine,
+    slot: Slot,
+    device: Path,
+    record: SlotRecord,
+    *,
+    running: bool,
+    events: Events,
+) -> None:
+    """Read all of a slot and compare it with the commit of its record.
+
+    The caller holds the lock. Raises `ContentDiffersError` naming the paths that differ.
+    """
+    outputs = machine.records.outputs(record)
+    if outputs is None:
+        raise ContentDiffersError(
+            f"What fixups left in slot {slot} should be kept with the SHA-256 "
+            f"{record.outputs}, found none or another: nothing can be compared with it.",
+            f"Install a release into slot {slot} again.",
+        )
+    # The running slot cannot be unmounted, and so is read through the cache.
+    options = _READ_OPTIONS if running else f"{_READ_OPTIONS},noload"
+    if not running:
+        filesystem.refuse_if_in_use(device)
+        filesystem.drop_cache(device)
+    with (
+        open_commit(machine.store(), record.commit, record.manifest_sha256) as content,
+        events.step("verify", f"Read slot {slot}"),
+        filesystem.mounted(device, machine.mountpoint, options) as mountpoint,
+    ):
+        differences = compare(mountpoint, content, events, outputs)
+    if differences:
+        raise ContentDiffersError(
+            f"Slot {slot} should equal release {record.release}, but {describe(differences)}.",
+            "Install the release again into the other slot; a disk that changes what it "
+            "holds is failing.",
+        )

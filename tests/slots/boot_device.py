@@ -19,13 +19,19 @@ import pytest
 
 from abupdate.boot.grubenv import BACKUP, PRIMARY, decode, encode
 from abupdate.boot.state import GrubBoot, grub
+from abupdate.disk import grubimage
 from abupdate.disk.filesystem import read_superblock
-from abupdate.disk.layout import BOOT, DATA, RESCUE, BootDisk, Partition, Slot
+from abupdate.disk.layout import BIOS, BOOT, DATA, RESCUE, BootDisk, Partition, PartitionSpec, Slot
+from abupdate.disk.partition import Extent, make_table
 from abupdate.errors import AbupdateError
 from tests.slots import loop
 from tests.slots.device import Device
 
 SMALL = 4 << 20
+# What stands for GRUB's image.
+EFI = b"MZ, and then GRUB"
+# Before the slots, which begin where a device has its first partition.
+BIOS_PLACE = Extent(64 << 10, 896 << 10)
 # The findings of a new device: slot B holds nothing.
 NEW = {"slot-unfinished"}
 
@@ -150,10 +156,35 @@ def make_boot_device(made: Device) -> BootDevice:
     vendor = device.paths.vendor / "grub"
     vendor.mkdir()
     shutil.copy(source, vendor)
+    shutil.copy(source.with_name("early.cfg"), vendor)
+    (vendor / "BOOTX64.EFI").write_bytes(EFI)
+    grubimage.bios_core(source.parent, vendor / "core.img")
+    (vendor / "boot.img").write_bytes(grubimage.bios_boot_sector())
     subprocess.run(["mount", "-o", "remount,ro", device.paths.root], check=True)
     shutil.copytree(device.paths.esp, device.top / "saved-esp")
     shutil.copy(source, device.top / "saved-esp" / "grub")
+    starter = device.top / "saved-esp" / "EFI/BOOT/BOOTX64.EFI"
+    starter.parent.mkdir(parents=True)
+    starter.write_bytes(EFI)
+    _make_table(device)
     return device
+
+
+def _make_table(device: BootDevice) -> None:
+    """The table that a disk with these slots has; they begin behind it."""
+    disk, size = device.top / "disk", device.slot_size
+    with disk.open("r+b") as file:
+        file.truncate(loop.OFFSET + 2 * size + loop.OFFSET)
+    specs = [PartitionSpec(1, BIOS, None, None, "bios_grub", BIOS_PLACE.size)]
+    specs += [
+        PartitionSpec(number, slot.label, None, None, None, size)
+        for number, slot in enumerate(Slot, start=4)
+    ]
+    places = [Extent(loop.OFFSET + number * size, size) for number in range(2)]
+    make_table(disk, specs, extents=[BIOS_PLACE, *places])
+    vendor = device.paths.vendor / "grub"
+    core, sector = (vendor / "core.img").read_bytes(), (vendor / "boot.img").read_bytes()
+    grubimage.install_bios(disk, core, sector, BIOS_PLACE.start, BIOS_PLACE.size)
 
 
 def make_ext4(device: Path, label: str) -> None:
@@ -164,12 +195,17 @@ def make_ext4(device: Path, label: str) -> None:
 def doctor(
     device: BootDevice, capsys: pytest.CaptureFixture[str], *words: str
 ) -> tuple[int, dict[str, dict[str, object]], dict[str, object]]:
-    """Exit code, findings by id, and the whole report. An id that is there twice fails."""
+    """Exit code, findings by id, and the whole report. An id that is there twice fails.
+
+    But for a copy of the boot state, and what a slot holds: there are two.
+    """
     capsys.readouterr()
     code = device.run("doctor", "--json", *words)
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     report = json.loads(out)
     findings = {found["id"]: found for found in report["findings"]}
-    assert len(findings) == len(report["findings"]), report
+    of_two = ("copy-", "store-release-", "slot-")
+    once = [one["id"] for one in report["findings"] if not one["id"].startswith(of_two)]
+    assert len(set(once)) == len(once), report
     return code, findings, report

@@ -23,7 +23,9 @@ def test_boot_partition_of_a_stick_or_none(device: BootDevice, capsys: Capsys) -
     try:
         device.unmount_esp()
         code, found, _ = doctor(device, capsys, "--repair")
-        assert (code, set(found)) == (11, {"esp-not-mounted"} | NEW)
+        # This one has ext4 in the place of vfat.
+        assert (code, set(found)) == (11, {"esp-not-mounted", "esp-unreadable"} | NEW)
+        assert "not confirmed" in str(found["esp-unreadable"]["advice"])
         device.mount_esp("rw", other)
         code, found, report = doctor(device, capsys, "--repair")
         assert (code, set(found), report["repaired"]) == (11, {"esp-foreign"} | NEW, [])
@@ -132,7 +134,7 @@ def test_slots_and_rescue_without_their_label(device: BootDevice, capsys: Capsys
     subprocess.run(["tune2fs", "-L", "newB", device.loops[Slot.B]], check=True)
     code, found, _ = doctor(device, capsys)
     assert (code, set(found)) == (11, {"slot-lost"})
-    assert "tune2fs -L rootB" in str(found["slot-lost"]["advice"])
+    assert found["slot-lost"]["repairable"]
     subprocess.run(["tune2fs", "-L", "empty", device.others[RESCUE, 3]], check=True)
     try:
         assert set(doctor(device, capsys)[1]) == {"slot-lost", "rescue-missing"}
@@ -159,7 +161,7 @@ def test_with_a_copy_of_the_disk_attached_nothing_is_written(
     """Loop devices have no PARTUUID of their own; `find.twins` has its tests elsewhere."""
     device.remove(BACKUP)
     with monkeypatch.context() as patch:
-        patch.setattr("abupdate.update.diagnose_disk.twins", lambda _disk: [Path("/dev/twin4")])
+        patch.setattr("abupdate.doctor.diagnose_disk.twins", lambda _disk: [Path("/dev/twin4")])
         code, found, report = doctor(device, capsys, "--repair")
     assert (code, set(found)) == (11, {"disk-twin", "copy-missing"} | NEW)
     assert "/dev/twin4" in str(found["disk-twin"]["message"])

@@ -169,11 +169,11 @@ def test_the_time_that_counts(
     believed.list(keys["alice"].limited(before(-1)), keys["bob"].limited(after(-3)))
     for moment in (0, time.time() + 9999 * DAY):
         trust.remember_signature(believed.paths, int(time.time()))
-        monkeypatch.setattr("abupdate.update.diagnose_trust.time.time", lambda now=moment: now)
+        monkeypatch.setattr("abupdate.doctor.diagnose_trust.time.time", lambda now=moment: now)
         believed.found("signer-expired")
         monkeypatch.undo()
     believed.list(keys["alice"].limited(before(-1)))
-    monkeypatch.setattr("abupdate.update.diagnose_trust.time.time", lambda: 0)
+    monkeypatch.setattr("abupdate.doctor.diagnose_trust.time.time", lambda: 0)
     assert "valid at 20" in believed.found("signers-invalid", code=11)
 
 

@@ -28,10 +28,14 @@ from tests.slots.apart import run_apart
 from tests.slots.device import SLOT_SIZE, Device
 from tests.slots.final import left
 
-# All that an install goes through; the others belong to a confirm, a prune, a first install.
+# All that an install goes through; the others belong to a confirm, a prune, a first install, a
+# repair.
 _OTHERS = {"confirmed", "confirm-recorded", "given-up", "rearmed"}
 _OTHERS |= {"refs-dropped", "packed", "repacked"}
 _OTHERS |= {"table-made", "slot-filled", "data-filled", "esp-written"}
+_OTHERS |= {"gpt-entries-written", "gpt-half-written", "esp-file-written", "boot-code-half-written"}
+_OTHERS |= {"data-checked", "data-made", "store-set-aside", "store-made", "store-fetched"}
+_OTHERS |= {"slot-verified", "slot-labelled"}
 INSTALL_POINTS = sorted(failpoints.NAMES - _OTHERS)
 
 

@@ -17,9 +17,10 @@ from abupdate.boot.cmdline import parse
 from abupdate.boot.state import BootState, Ustate, backup_of, grub, provision
 from abupdate.disk import find
 from abupdate.disk.layout import BootDisk, Partition, Slot
+from abupdate.doctor import diagnose_state
+from abupdate.doctor.findings import KINDS
 from abupdate.errors import RefusedError
-from abupdate.update import diagnose_state, seen
-from abupdate.update.findings import KINDS
+from abupdate.update import seen
 
 ROOT = Path(__file__).parent.parent.parent
 NEW = provision(3, 8)
@@ -32,13 +33,30 @@ def test_the_page_lists_every_finding() -> None:
         f"| `{name}` | {kind.severity} | {'yes' if kind.mended else ''} | {kind.meaning} |"
         for name, kind in KINDS.items()
     ]
-    found = [line for line in page.splitlines() if line.startswith("| `")]
+    severities = ("| error |", "| warning |")
+    found = [line for line in page.splitlines() if any(one in line for one in severities)]
     assert found == rows
 
 
+def test_the_page_lists_every_repair() -> None:
+    page = (ROOT / "docs/doctor.md").read_text().partition("| id | what it does |")[2]
+    listed = {
+        name
+        for line in page.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
+    sources = "".join(path.read_text() for path in (ROOT / "abupdate/doctor").glob("mend_*.py"))
+    made = set(re.findall(r'Repair\(\s*f?"([a-z{][^"]*)"', sources))
+    made |= set(re.findall(r'\("(gpt-[a-z]+)", (?:FIRST|SECOND)', sources))
+    made = {re.sub(r"\{.*\}", "*", name) for name in made}
+    listed = {re.sub("NAME|DEVICE|[AB]$", "*", name) for name in listed}
+    assert listed == made
+
+
 def test_every_finding_is_made_somewhere_and_has_its_row() -> None:
-    folder = ROOT / "abupdate/update"
-    sources = [folder / "doctor.py", *folder.glob("diagnose_*.py")]
+    folder = ROOT / "abupdate/doctor"
+    sources = [folder / "look.py", *folder.glob("diagnose_*.py")]
     text = "".join(path.read_text() for path in sources)
     made = set(re.findall(r'(?:finding)?[(\[]\(?\s*"((?:[a-z]+-)+[a-z]+)"', text))
     assert made == set(KINDS)

@@ -21,8 +21,8 @@ from abupdate.boot.state import BootState
 from abupdate.disk.filesystem import mounts
 from abupdate.disk.find import twins
 from abupdate.disk.layout import BOOT, DATA, RESCUE, BootDisk, Partition, Slot
+from abupdate.doctor.findings import Finding, finding
 from abupdate.errors import RefusedError
-from abupdate.update.findings import Finding, finding
 from abupdate.update.records import Records
 from abupdate.update.target import write_protected
 
@@ -47,7 +47,7 @@ def esp_findings(disk: BootDisk, mountpoint: Path) -> list[Finding]:
                 f"See /run/abupdate/mounts; then: mount -o ro,umask=0077 {where} {mountpoint}",
             )
         ]
-    if expected is None or entry.device_number != _number(expected.device):
+    if expected is None or entry.device_number != number_of(expected.device):
         return [
             finding(
                 "esp-foreign",
@@ -150,8 +150,8 @@ def _without_label(
             "slot-lost",
             f"{own.device} should carry the label '{slot.label}', because GRUB is to boot slot "
             f"{slot}, found {has}.",
-            f"If the slot is sound (abupdate verify {slot}), label it again: "
-            f"tune2fs -L {slot.label} {own.device}; else install again.",
+            f"abupdate doctor --repair labels it again where it equals its release; else install "
+            f"one into slot {slot}.",
         )
     elif not working:
         record = records.slot(slot)
@@ -197,7 +197,8 @@ def _esp(disk: BootDisk) -> Partition | None:
     return None
 
 
-def _number(device: Path) -> str | None:
+def number_of(device: Path) -> str | None:
+    """A device as /proc/self/mountinfo names it."""
     try:
         number = device.stat().st_rdev
     except OSError:

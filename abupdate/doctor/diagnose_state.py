@@ -26,8 +26,8 @@ from abupdate.boot.grubenv import (
 )
 from abupdate.boot.state import NONE, BootState, Ustate, grub, other_of
 from abupdate.disk.layout import Slot
+from abupdate.doctor.findings import Finding, finding
 from abupdate.paths import Paths
-from abupdate.update.findings import Finding, finding
 from abupdate.update.seen import UNKNOWN
 
 # Longer than any copy or grub.cfg may be.

@@ -14,16 +14,17 @@ from pathlib import Path
 
 from abupdate.bundle.quarantine import quarantines
 from abupdate.disk.layout import Slot
+from abupdate.doctor.findings import Finding, finding
 from abupdate.errors import ProgramError, RefusedError, UsageError
 from abupdate.release.version import Version
 from abupdate.store import packs
 from abupdate.store.repository import Repository
-from abupdate.update.findings import Finding, finding
 from abupdate.update.records import SlotRecord
 from abupdate.update.slots import Machine, require_store
-from abupdate.update.store_care import MAX_PACKS
+from abupdate.update.store_care import MAX_PACKS, damage_note
 
 _SHOWN = 3
+_LONGEST = 300
 _REPAIR = "abupdate doctor --repair"
 
 
@@ -40,6 +41,7 @@ def store_findings(machine: Machine, obstacle: str | None, *, working: bool) -> 
     found = list(_owner(store))
     if working:
         return found
+    found += _damaged(machine, obstacle)
     found += _left(store, obstacle)
     try:
         found += _content(machine, store, obstacle)
@@ -48,12 +50,28 @@ def store_findings(machine: Machine, obstacle: str | None, *, working: bool) -> 
             finding(
                 "store-unreadable",
                 f"git should be able to read {store.path}, found: {error.message}",
-                "Look for errors of the disk in the kernel's log. If it is sound, move the store "
-                "away and make an empty one as its user, which full bundles fill again: "
-                f"git init --bare --object-format=sha256 {store.path}",
+                f"Look for errors of the disk in the kernel's log. {_REPAIR} makes git's own files "
+                "anew.",
             )
         )
     return found
+
+
+def _damaged(machine: Machine, obstacle: str | None) -> Iterator[Finding]:
+    """What the last `store check` noted, or a repair that was cut: nothing is hashed here."""
+    note, old = damage_note(machine), old_store(machine)
+    found = ""
+    with suppress(OSError):
+        found = " ".join(note.read_text(errors="replace").split())[:_LONGEST]
+    if old.is_dir():
+        found = f"{old}: a repair of it was cut"
+    if found:
+        yield finding(
+            "store-damaged",
+            f"The store should hold every object of its releases, found: {found}.",
+            obstacle or f"{_REPAIR} --from SOURCE keeps what is whole, and fetches the rest again.",
+            repairable=obstacle is None,
+        )
 
 
 def lost_refs(machine: Machine) -> dict[str, str]:
@@ -66,6 +84,16 @@ def lost_refs(machine: Machine) -> dict[str, str]:
     lost = {ref: record.tag for ref, record in held.items() if record.tag and ref not in refs}
     kinds = store.kinds(lost.values())
     return {ref: tag for ref, tag in lost.items() if kinds[tag] == "tag"}
+
+
+def old_store(machine: Machine) -> Path:
+    """What a repair that was cut has set aside."""
+    return machine.paths.state / "store.git.old"
+
+
+def gone_store(store: Repository) -> Path:
+    """What a repair that was cut was about to delete."""
+    return store.path.with_name("store.git.gone")
 
 
 def _owner(store: Repository) -> Iterator[Finding]:
@@ -94,7 +122,8 @@ def _owner(store: Repository) -> Iterator[Finding]:
 
 
 def _left(store: Repository, obstacle: str | None) -> Iterator[Finding]:
-    left = [*packs.leftovers(store), *quarantines(store)]
+    gone = gone_store(store)
+    left = [*packs.leftovers(store), *quarantines(store), *([gone] if gone.is_dir() else [])]
     if left:
         yield finding(
             "store-leftovers",

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.doctor.findings import Finding, finding
 from abupdate.errors import AbupdateError, ProgramError
 from abupdate.paths import Paths
 from abupdate.release.tag import Reason, TagRefusedError
 from abupdate.signing.keys import key_sizes, revoked_among
 from abupdate.signing.signers import Signer, check_krl, check_revoked, read_signers
 from abupdate.update import trust
-from abupdate.update.findings import Finding, finding
 
 _SOON = 30 * 86400
 _RSA, _LEAST_RSA = "ssh-rsa", 2048
