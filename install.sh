@@ -66,11 +66,13 @@ programs() {
 	put 755 "$lib" "$source/readonly/no-packages" "$source/readonly/host-keys"
 	put 644 "$lib/grub" "$source"/grub/*.cfg
 	put 644 "$units" "$source"/healthcheck/abupdate-*.* "$source"/readonly/*.service \
-		"$source"/installer/abupdate-installer*.*
+		"$source"/installer/abupdate-installer*.* "$source"/rescue/abupdate-rescue*.*
+	put 644 "$lib" "$source/rescue/rescue.network"
 	for folder in "$source"/healthcheck/*.target.d; do
 		put 644 "$units/${folder##*/}" "$folder"/*
 	done
-	put 755 "$root/usr/lib/systemd/system-generators" "$source/installer/abupdate-installer-generator"
+	put 755 "$root/usr/lib/systemd/system-generators" "$source/installer/abupdate-installer-generator" \
+		"$source/rescue/abupdate-rescue-generator"
 	mkdir -p "$lib/required.d" "$lib/wanted.d" "$root/data" "$root/boot/efi"
 	chmod 700 "$root/boot/efi"
 	wanted

@@ -224,6 +224,17 @@ class SourceSection(_Section):
     proxy: str = Field(default="", description="Proxy, such as http://host:3128; none by default.")
 
 
+class RescueSection(_Section):
+    """[rescue]: what the rescue system does by itself."""
+
+    retry: float = Field(
+        default=1800.0,
+        ge=0,
+        le=31 * 86400,
+        description="Seconds after which rescue tries a confirmed slot again; 0 = never.",
+    )
+
+
 class StoreSection(_Section):
     """[store]: the git repository on data."""
 
@@ -252,6 +263,7 @@ class Settings(_Section):
     state: StateSection = StateSection()
     source: SourceSection = SourceSection()
     store: StoreSection = StoreSection()
+    rescue: RescueSection = RescueSection()
 
 
 @dataclass(frozen=True)

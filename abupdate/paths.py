@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -15,6 +15,7 @@ class Paths:
     esp: Path = Path("/boot/efi")
     runtime: Path = Path("/run/abupdate")
     cmdline: Path = Path("/proc/cmdline")
+    own: str = "abupdate"
 
     @property
     def vendor(self) -> Path:
@@ -29,7 +30,19 @@ class Paths:
     @property
     def state(self) -> Path:
         """What abupdate keeps on the data partition."""
-        return self.data / "abupdate"
+        return self.data / self.own
+
+    @property
+    def revocations(self) -> Path:
+        """The keys that confirmed releases revoked: for slots and rescue alike."""
+        return self.data / "abupdate" / "trust" / "revoked"
+
+    def of_rescue(self) -> Paths:
+        """The same device, with what is kept of its rescue system: a product of its own.
+
+        Versions, floor and store have nothing to do with those of the slots.
+        """
+        return replace(self, own="abupdate/rescue")
 
     def config_files(self) -> list[Path]:
         """The files with settings that there are, the strongest last."""

@@ -27,20 +27,27 @@ def build(
     sizes: Sizes | None = None,
     *,
     signed: Signed | None = None,
+    rescue: Path | None = None,
 ) -> Path:
     """The disk, from the full bundle of its first release; cached.
 
-    `signed`: what starts it under Secure Boot. Copy it before use (`copy`): a
-    machine writes to its disk.
+    `signed`: what starts it under Secure Boot; `rescue`: the bundle of its rescue
+    system. Copy it before use (`copy`): a machine writes to its disk.
     """
     sizes = sizes or Sizes()
     project = cache.PROJECT
     sources = [project / "abupdate", project / "grub", project / "qemu" / "image.py"]
     loaders = () if signed is None else (signed.shim, signed.grub)
-    inputs = (bundle, allowed_signers, sizes, Path(__file__), *sources, *loaders)
-    return cache.cached(
-        "disk", inputs, ".img", lambda path: _build(path, bundle, allowed_signers, sizes, signed)
+    inputs = (bundle, rescue, allowed_signers, sizes, Path(__file__), *sources, *loaders)
+    wishes = Wishes(
+        layout=sizes.layout(),
+        size=sizes.disk,
+        sector=sizes.sector,
+        signers=allowed_signers,
+        signed=signed,
+        rescue=FileSource(rescue) if rescue is not None else None,
     )
+    return cache.cached("disk", inputs, ".img", lambda path: _build(path, bundle, wishes))
 
 
 def copy(disk: Path, target: Path) -> Path:
@@ -49,16 +56,7 @@ def copy(disk: Path, target: Path) -> Path:
     return target
 
 
-def _build(
-    path: Path, bundle: Path, allowed_signers: Path, sizes: Sizes, signed: Signed | None
-) -> None:
-    wishes = Wishes(
-        layout=sizes.layout(),
-        size=sizes.disk,
-        sector=sizes.sector,
-        signers=allowed_signers,
-        signed=signed,
-    )
+def _build(path: Path, bundle: Path, wishes: Wishes) -> None:
     # Nothing of the machine that runs this is asked.
     host = Machine(Paths(root=path.parent / "none"))
     source, events = FileSource(bundle), Events()

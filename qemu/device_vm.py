@@ -58,6 +58,10 @@ class DeviceVM:
         self._since = self.vm.serial.position
         self.vm.agent.start(["systemctl", "reboot"])
 
+    def restarts(self) -> None:
+        """It is about to reboot by other means; follow with `wait_for_boot`."""
+        self._since = self.vm.serial.position
+
     def power_off(self) -> None:
         """Shut down from inside, and wait until it is off."""
         self.vm.agent.start(["systemctl", "poweroff"])

@@ -103,6 +103,7 @@ class Release:
     kernel: str = CLOUD_KERNEL
     packages: tuple[str, ...] = ()
     cmdline: str = ""
+    compatible: str = COMPATIBLE
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -129,7 +130,10 @@ def _base(kernel: str, packages: tuple[str, ...]) -> Path:
     """Layer 1."""
     wanted = sorted({*PACKAGES, *packages, kernel})
     hooks = [GUEST / name for name in ("base-essential", "base-customize")]
-    sources = [*hooks, *(GUEST / f"initramfs{name}" for name in ("-hook", "-hang", ".conf"))]
+    sources = [
+        *hooks,
+        *(GUEST / f"initramfs{name}" for name in ("-hook", "-hang", "-open", ".conf")),
+    ]
     sources += [cache.PROJECT / "initramfs", cache.PROJECT / "install.sh"]
     inputs = (SUITE, wanted, EXCLUDED, *sources)
 
@@ -146,7 +150,8 @@ def _system(base: Path, allowed_signers: str) -> Path:
     """Layer 2."""
     project = cache.PROJECT
     sources = [project / name for name in ("abupdate", "healthcheck", "grub", "readonly")]
-    sources += [project / "install.sh", *(project / "installer").glob("abupdate-*")]
+    sources += [project / "rescue", project / "install.sh"]
+    sources += [*(project / "installer").glob("abupdate-*")]
     sources += [GUEST / "files", GUEST / "units", GUEST / "system-customize"]
 
     def make(path: Path) -> None:

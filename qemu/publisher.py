@@ -95,6 +95,7 @@ def _extended(before: Path | None, release: guest.Release, root: Path, signer: K
     project = cache.PROJECT / "abupdate"
     inputs = (
         *(before.name if before else "", root.name, release.version, signer.folder.name),
+        release.compatible,
         *(project / name for name in MADE_BY),
         Path(__file__),
     )
@@ -118,7 +119,7 @@ def _commit(repository: Repository, release: guest.Release, root: Path, signer: 
         return format_release_toml(
             ReleaseToml(
                 version=version,
-                compatible=guest.COMPATIBLE,
+                compatible=release.compatible,
                 bytes=totals.bytes,
                 inodes=totals.inodes,
                 created=totals.newest,
@@ -130,7 +131,7 @@ def _commit(repository: Repository, release: guest.Release, root: Path, signer: 
         commit=captured.commit,
         version=version,
         manifest_sha256=captured.manifest_sha256,
-        compatible=guest.COMPATIBLE,
+        compatible=release.compatible,
         tagger=f"Demo <{PRINCIPAL}>",
         tagger_time=guest.midnight(),
     )

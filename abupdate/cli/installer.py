@@ -22,11 +22,16 @@ _SYSRQ = Path("/proc/sysrq-trigger")
 
 def installer(context: typer.Context) -> None:
     """Offer to install this system's own release on another disk."""
-    from abupdate.provision.installer import installed_layout, installed_state, own_release
+    from abupdate.provision.installer import (
+        installed_layout,
+        installed_state,
+        own_release,
+        own_rescue,
+    )
 
     machine = machine_of(context)
-    release, state = own_release(machine), installed_state(machine)
-    offer = _Offer(context, machine, release, installed_layout(machine), state)
+    release, layout = own_release(machine), installed_layout(machine)
+    offer = _Offer(context, machine, release, layout, installed_state(machine), own_rescue(machine))
     while not offer.made():
         pass
     # The stick may be gone by then, and with it every program: so the kernel is asked, by a
@@ -46,6 +51,7 @@ class _Offer:
     release: str
     layout: Layout
     state: Path | None
+    rescue: str | None
 
     def made(self) -> bool:
         """Whether a disk was made; what went wrong is told, and can be tried again."""
@@ -94,7 +100,8 @@ class _Offer:
         from abupdate.provision.prepare import Wishes, prepared
         from abupdate.source.name import parse_source
 
-        wishes = Wishes(layout=self.layout, asked_later=True, state=self.state)
+        rescue = parse_source(f"release/{self.rescue}") if self.rescue is not None else None
+        wishes = Wishes(layout=self.layout, asked_later=True, state=self.state, rescue=rescue)
         source = parse_source(f"release/{self.release}")
         settings, events = settings_of(self.context), terminal_events(stream=sys.stdout)
         with prepared(self.machine, drive.path, source, settings, wishes, events) as ready:

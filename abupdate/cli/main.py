@@ -88,6 +88,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
         from abupdate.cli.provision import provision
 
         app.command()(provision)
+    if not words or words[0] == "rescue":
+        from abupdate.cli.rescue import rescue
+
+        app.add_typer(rescue, name="rescue", help="The system behind both slots.")
     if words and words[0] == "installer":
         from abupdate.cli.installer import installer
 

@@ -72,6 +72,10 @@ def provision(
         bool,
         typer.Option("--installer", help="Make a stick that offers to install, in the layout."),
     ] = False,
+    rescue: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="A rescue system for its partition, as RELEASE."),
+    ] = None,
     secure_boot: Annotated[
         bool, typer.Option("--secure-boot", help="Start with this machine's signed shim and GRUB.")
     ] = False,
@@ -113,6 +117,7 @@ def provision(
         installer=installer,
         luks_key=luks_key,
         state=state,
+        rescue=None if rescue is None else parse_source(rescue),
         erase=erase,
         asked_later=dry_run or sys.stdin.isatty(),
     )

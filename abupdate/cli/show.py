@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from abupdate.update.info import Info
 
 _BAR = 24
-_RESCUE = {"empty": "not installed", "none": "this disk has no place for it"}
+_RESCUE = {
+    "empty": "not installed",
+    "unfinished": "half written",
+    "none": "this disk has no place for it",
+}
 
 
 def terminal_events(progress_fd: int | None = None, stream: TextIO | None = None) -> Events:
@@ -107,7 +111,9 @@ def status_text(report: StatusReport) -> str:
             f"  boot     {boot.ustate_text} (ustate {boot.ustate}), "
             f"countdown {boot.countdown} of {full}"
         )
-    if report.rescue != "ready":
+    if report.rescue == "ready":
+        lines.append(f"  rescue   release {report.rescue_release or 'unknown'}")
+    else:
         lines.append(f"  rescue   {_RESCUE[report.rescue]}: nothing stands behind the two slots")
     if report.failed:
         lines.append(f"  failed   {', '.join(report.failed)}: not tried again by itself")

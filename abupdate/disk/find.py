@@ -17,6 +17,10 @@ from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import BootDisk, Partition
 from abupdate.errors import RefusedError
 
+# Where the initramfs leaves the number of the partition that rescue was started from, before
+# it goes on from memory (initramfs/abupdate-mount).
+_BOOT_PARTITION = Path("/run/abupdate/boot-partition")
+
 
 def boot_disk(root: Path = Path("/")) -> BootDisk:
     """The disk that holds the filesystem mounted at `root`.
@@ -25,7 +29,7 @@ def boot_disk(root: Path = Path("/")) -> BootDisk:
     container, a machine that abupdate was not installed on).
     """
     context = pyudev.Context()
-    number = root.stat().st_dev
+    number = _in_memory(root) or root.stat().st_dev
     try:
         booted = pyudev.Devices.from_device_number(context, "block", number)
     except pyudev.DeviceNotFoundError as error:
@@ -41,6 +45,14 @@ def boot_disk(root: Path = Path("/")) -> BootDisk:
     return BootDisk(Path(disk.device_node), partitions, by_device[Path(booted.device_node)])
 
 
+def _in_memory(root: Path) -> int | None:
+    """The partition that a root in memory came from."""
+    if root != Path("/") or os.major(root.stat().st_dev) != 0 or not _BOOT_PARTITION.is_file():
+        return None
+    major, _, minor = _BOOT_PARTITION.read_text().strip().partition(":")
+    return os.makedev(int(major), int(minor))
+
+
 def twins(disk: BootDisk) -> list[Path]:
     """Partitions anywhere with the root's PARTUUID, apart from the root itself.
 
@@ -53,6 +65,24 @@ def twins(disk: BootDisk) -> list[Path]:
     everywhere = pyudev.Context().list_devices(subsystem="block", DEVTYPE="partition")
     found = (Path(part.device_node) for part in everywhere if _partuuid(part).lower() == wanted)
     return sorted(path for path in found if path != disk.root.device)
+
+
+def with_label(label: str) -> list[tuple[Path, str]]:
+    """Block devices of all disks whose filesystem has that label, and its type.
+
+    Where that lies on a whole disk, its boot sector may look like a partition table: udev then
+    gives the partitions that are none what the disk has.
+    """
+    found = list(pyudev.Context().list_devices(subsystem="block", ID_FS_LABEL=label))
+    whole = {one.device_node for one in found if one.device_type == "disk"}
+    wanted = [one for one in found if _disk_of(one) not in whole]
+    wanted += [one for one in found if one.device_node in whole]
+    return [(Path(one.device_node), one.properties.get("ID_FS_TYPE", "")) for one in wanted]
+
+
+def _disk_of(device: pyudev.Device) -> str:
+    disk = device if device.device_type == "disk" else device.find_parent("block", "disk")
+    return str(disk.device_node) if disk is not None else ""
 
 
 def _partition(device: pyudev.Device) -> Partition:

@@ -42,12 +42,13 @@ class Slot(StrEnum):
 BIOS = "bios"
 BOOT = "boot"
 RESCUE = "rescue"
+UNFINISHED_RESCUE = "newR"
 DATA = "data"
 BOOT_LABEL = "BOOT"
 # By which GRUB, or a person, takes a partition for one of ours.
 RESERVED_LABELS = (
     *(slot.label for slot in Slot), *(slot.unfinished_label for slot in Slot),
-    RESCUE, DATA, BOOT_LABEL, "empty",
+    RESCUE, UNFINISHED_RESCUE, DATA, BOOT_LABEL, "empty",
 )  # fmt: skip
 
 
@@ -132,6 +133,11 @@ class BootDisk:
                 f"Give what is not abupdate's another label: tune2fs -L NAME {strangers[0].device}",
             )
         return partition
+
+    def slots(self) -> dict[Slot, Partition]:
+        """The partitions of the slots, by their names. Raises `RefusedError` as `find`."""
+        found = {slot: self.find(slot.label) for slot in Slot}
+        return {slot: partition for slot, partition in found.items() if partition is not None}
 
     def labelled(self, label: str) -> list[Partition]:
         """The partitions whose filesystem has this label, as GRUB looks for it."""

@@ -25,6 +25,7 @@ from abupdate.update.slots import Machine
 _MARK = "installer"
 _LAYOUT = "layout.toml"
 _STATE = "state"
+_RESCUE = "rescue"
 _BOOT = 64 * MIB
 # Beside the store: /var, /home and what is worked with while it installs.
 _ROOM = 256 * MIB
@@ -50,8 +51,11 @@ def installer_layout(need: Need, store: int, own: int = 0) -> tuple[Layout, int]
     return Layout.model_construct(partition=parts), sum(sizes.values()) + _TABLES
 
 
-def mark(state: Path, layout: Layout, own: Path | None = None) -> None:
-    """Make a device's data, under `state`, that of an installer; `own` goes to what it installs."""
+def mark(state: Path, layout: Layout, own: Path | None = None, rescue: str | None = None) -> None:
+    """Make a device's data, under `state`, that of an installer.
+
+    `own`: what is the owner's goes to what it installs; `rescue`: the version of its rescue system.
+    """
     folder = state / _MARK
     folder.mkdir(parents=True)
     lines = []
@@ -62,6 +66,8 @@ def mark(state: Path, layout: Layout, own: Path | None = None) -> None:
     if own is not None:
         (folder / _STATE).mkdir()
         copy_state(own, folder / _STATE)
+    if rescue is not None:
+        (folder / _RESCUE).write_text(f"{rescue}\n")
 
 
 def own_release(machine: Machine) -> str:
@@ -84,3 +90,9 @@ def installed_state(machine: Machine) -> Path | None:
     """The owner's files that an installer brings."""
     folder = machine.paths.state / _MARK / _STATE
     return folder if folder.is_dir() else None
+
+
+def own_rescue(machine: Machine) -> str | None:
+    """The version of the rescue system that an installer installs, None where it has none."""
+    path = machine.paths.state / _MARK / _RESCUE
+    return path.read_text().strip() if path.is_file() else None

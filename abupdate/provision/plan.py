@@ -87,12 +87,15 @@ def planned(
     extents: Sequence[Extent],
     keep: Sequence[Found],
     version: str,
+    rescue: str | None = None,
 ) -> tuple[PlannedPartition, ...]:
-    """The partitions in the order of the disk."""
+    """The partitions in the order of the disk. `version`: of the release, `rescue`: of rescue."""
+    filled = frozenset({RESCUE} if rescue else ())
     found = [
         PlannedPartition(
-            spec.number, spec.name, spec.filesystem, first_label(spec), extent.start, extent.size,
-            _purpose(spec.name, version) + (", encrypted" if spec.encrypted else ""),
+            spec.number, spec.name, spec.filesystem,
+            spec.label if spec.name in filled else first_label(spec), extent.start, extent.size,
+            _purpose(spec.name, version, rescue) + (", encrypted" if spec.encrypted else ""),
         )
         for spec, extent in zip(specs, extents, strict=True)
     ]  # fmt: skip
@@ -113,7 +116,9 @@ def first_label(spec: PartitionSpec) -> str | None:
     return _UNFILLED.get(spec.name, spec.label)
 
 
-def _purpose(name: str, version: str) -> str:
+def _purpose(name: str, version: str, rescue: str | None) -> str:
+    if name == RESCUE and rescue is not None:
+        return f"rescue system {rescue}"
     if name == Slot.A.label:
         return f"release {version}"
     if name == Slot.B.label:

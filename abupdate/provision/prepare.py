@@ -40,8 +40,9 @@ from abupdate.provision.belongings import belongings
 from abupdate.provision.grub import Signed, grub_files
 from abupdate.provision.installer import installer_layout
 from abupdate.provision.kept import check as check_kept
-from abupdate.provision.layout import DEFAULT, Layout, data_minimum, specs
+from abupdate.provision.layout import DEFAULT, Layout, data_minimum, slot_minimum, specs
 from abupdate.provision.plan import Plan, disk_facts, planned
+from abupdate.provision.rescue import RescueSystem, received
 from abupdate.provision.state import check_state, state_bytes
 from abupdate.provision.store import store_bytes
 from abupdate.provision.write import Work, write
@@ -75,7 +76,8 @@ class Wishes:
     the same seed and release. `signers`: an allowed_signers file to believe instead of this
     machine's. `compatible`: the product that the release must be for. `installer`: a disk that
     offers to install the release on others, in that layout. `luks_key`: the file that opens
-    data, which is to be encrypted. `state`: a folder with what is the owner's on data.
+    data, which is to be encrypted. `state`: a folder with what is the owner's on data. `rescue`:
+    a rescue system for its partition.
     """
 
     layout: Layout = DEFAULT
@@ -91,6 +93,7 @@ class Wishes:
     installer: bool = False
     luks_key: Path | None = None
     state: Path | None = None
+    rescue: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -156,16 +159,30 @@ def prepared(
         with events.step("store", "Take the release in"):
             found.candidate.join()
         store = machine.store()
-        drive, wanted, extents = _arranged(drive, keep, needed(found.content), store, wishes)
+        rescue = None
+        if wishes.rescue is not None:
+            compatible = verified.compatible
+            coming = received(machine, wishes.rescue, compatible, intake, settings, events)
+            rescue = stack.enter_context(coming)
+        stores = store_bytes(store) + (store_bytes(rescue.store) if rescue else 0)
+        need = needed(found.content)
+        drive, wanted, extents = _arranged(drive, keep, need, stores, wishes, rescue)
         ids = _ids(wishes.seed, verified.tagger_time)
         medium = _medium(drive, ids, wishes)
         for one in keep:
             if one.entry.name == DATA:
                 with medium.kept(one.entry, machine.mountpoint, read_only=True) as data:
-                    check_kept(data, found, believed, store_bytes(store), store.object_format)
+                    check_kept(data, found, believed, stores, store.object_format)
         plan = Plan(
             disk=disk_facts(drive),
-            partitions=planned(drive, wanted, extents, keep, str(verified.version)),
+            partitions=planned(
+                drive,
+                wanted,
+                extents,
+                keep,
+                str(verified.version),
+                str(rescue.release.version) if rescue else None,
+            ),
             release=str(verified.version),
             compatible=verified.compatible,
             commit=verified.commit,
@@ -193,6 +210,7 @@ def prepared(
             events=events,
             installs=wishes.layout if wishes.installer else None,
             state=wishes.state,
+            rescue=rescue,
         )
         yield Prepared(plan, work)
 
@@ -207,13 +225,18 @@ def _believed(found: Examined, machine: Machine, wishes: Wishes) -> TrustFiles:
 
 
 def _arranged(
-    drive: Drive, keep: Sequence[Found], need: Need, store: Repository, wishes: Wishes
+    drive: Drive,
+    keep: Sequence[Found],
+    need: Need,
+    size: int,
+    wishes: Wishes,
+    rescue: RescueSystem | None,
 ) -> tuple[Drive, list[PartitionSpec], list[Extent]]:
     """The partitions to make, and where; the disk with its size, where that follows from them.
 
-    Raises `NoSpaceError`.
+    `size`: bytes of the stores. Raises `NoSpaceError`.
     """
-    layout, size, own = wishes.layout, store_bytes(store), state_bytes(wishes.state)
+    layout, own = wishes.layout, state_bytes(wishes.state)
     if wishes.installer:
         layout, whole = installer_layout(need, size, own)
         drive = replace(drive, size=drive.size or whole)
@@ -223,7 +246,25 @@ def _arranged(
     kept = [one.entry.extent for one in keep]
     extents = place(drive.size, wanted, kept, drive.usable if keep else None)
     _refuse_small_data(wanted, extents, data_minimum(size, own))
+    if rescue is not None and not wishes.installer:
+        _refuse_small_rescue(wanted, rescue)
     return drive, wanted, extents
+
+
+def _refuse_small_rescue(wanted: Sequence[PartitionSpec], rescue: RescueSystem) -> None:
+    size = next((spec.size for spec in wanted if spec.name == RESCUE), None)
+    if size is None:
+        raise RefusedError(
+            "A rescue system needs a partition 'rescue' that is made new, and there is none.",
+            "Name it in the layout, or leave --rescue out.",
+        )
+    least = slot_minimum(rescue.need)
+    if size < least:
+        raise NoSpaceError(
+            f"Partition '{RESCUE}' needs {least >> 20} MiB at least for this rescue system, and "
+            f"the layout gives it {size >> 20} MiB.",
+            "Enlarge it in the layout file, or make the rescue system smaller.",
+        )
 
 
 def _new_folder(path: Path) -> Path:
@@ -397,6 +438,8 @@ def _warnings(wishes: Wishes, drive: Drive) -> Iterator[str]:
     layout = wishes.layout
     if not layout.has_rescue and RESCUE not in wishes.keep:
         yield "no rescue partition: nothing stands behind the two slots"
+    elif wishes.rescue is None and RESCUE not in wishes.keep:
+        yield "no rescue system (--rescue): nothing stands behind the two slots until it gets one"
     if layout.has_bios and drive.sector != grubimage.SECTOR:
         yield f"no BIOS starts from sectors of {drive.sector} bytes: UEFI alone"
     if not layout.has_bios:

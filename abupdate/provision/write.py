@@ -18,7 +18,7 @@ from abupdate.disk import drive as drives
 from abupdate.disk.drive import Drive, Found
 from abupdate.disk.filesystem import Superblock
 from abupdate.disk.images import make_vfat
-from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, PartitionSpec, Slot
+from abupdate.disk.layout import BIOS, BOOT, BOOT_LABEL, DATA, RESCUE, PartitionSpec, Slot
 from abupdate.disk.medium import Ids, Medium
 from abupdate.disk.partition import Extent
 from abupdate.errors import RefusedError
@@ -29,6 +29,7 @@ from abupdate.provision.grub import GrubFiles
 from abupdate.provision.installer import mark
 from abupdate.provision.layout import Layout
 from abupdate.provision.plan import first_label
+from abupdate.provision.rescue import RescueSystem
 from abupdate.provision.state import copy_state
 from abupdate.provision.store import compare_release, copy_release, give
 from abupdate.store.outputs import Outputs
@@ -40,6 +41,9 @@ from abupdate.update.records import HistoryEntry, Records, SlotRecord, SlotState
 from abupdate.update.slots import Machine
 from abupdate.update.write import Filled, fill, read_back
 
+# Of data: where the rescue system's own store is (`Paths.of_rescue`).
+_RESCUE = "abupdate/rescue"
+
 
 @dataclass(frozen=True)
 class Work:
@@ -49,6 +53,7 @@ class Work:
     `signed_at`: seconds since the epoch. `machine`: whose folders things
     are mounted at. `scratch`: an empty folder. `installs`:
     it becomes an installer, of disks with that layout. `state`: what is the owner's on data.
+    `rescue`: what goes into its partition.
     """
 
     drive: Drive
@@ -68,6 +73,7 @@ class Work:
     events: Events
     installs: Layout | None = None
     state: Path | None = None
+    rescue: RescueSystem | None = None
 
 
 def write(work: Work) -> None:
@@ -113,16 +119,23 @@ class _Writer:
     def run(self) -> None:
         work, medium, events = self._work, self._medium, self._work.events
         named = {spec.name: spec for spec in work.specs}
-        slot = named[Slot.A.label]
+        slot, rescue = named[Slot.A.label], named.get(RESCUE)
         with events.step("table", "Make the partition table"):
             medium.begin(work.specs, work.extents, [found.entry for found in work.keep])
             failpoint("table-made")
         with events.step("write", f"Write release {work.release.version} into slot A"):
             filled = self._fill_slot(slot)
             failpoint("slot-filled")
+        saved = None
+        filling = rescue if work.rescue is not None else None
+        if rescue is not None and work.rescue is not None:
+            version = work.rescue.release.version
+            with events.step("rescue", f"Write rescue system {version}"):
+                saved = self._fill_rescue(rescue, work.rescue)
+                failpoint("rescue-filled")
         with events.step("make", "Make the other partitions"):
             for spec in work.specs:
-                if spec.name not in (BIOS, BOOT, DATA, slot.name):
+                if spec.name not in (BIOS, BOOT, DATA, slot.name) and spec is not filling:
                     self._make_empty(spec)
         with events.step("data", "Fill the data partition"):
             with self._data() as data:
@@ -134,8 +147,13 @@ class _Writer:
         with events.step("verify", "Read it back"):
             with medium.reading(slot, self._at) as target:
                 read_back(target, filled.plan, filled.outputs, events, full=True)
+            if rescue is not None and saved is not None:
+                with medium.reading(rescue, self._at) as target:
+                    read_back(target, saved.plan, saved.outputs, events, full=True)
             with self._data(read_only=True) as data:
                 compare_release(work.store, data / "abupdate" / "store.git")
+                if work.rescue is not None:
+                    compare_release(work.rescue.store, data / _RESCUE / "store.git")
         with events.step("start", "Make it start"):
             bios = named.get(BIOS) if work.grub.core else None
             medium.finish(bios, work.grub.core, work.grub.sector)
@@ -146,6 +164,20 @@ class _Writer:
         hooks = Hooks(work.machine, Slot.A, work.release, work.events, timeout)
         with self._medium.filling(spec, self._at) as target:
             return fill(work.store, target, work.release, None, hooks, work.events)
+
+    def _fill_rescue(self, spec: PartitionSpec, rescue: RescueSystem) -> Filled:
+        with self._medium.filling(spec, self._at) as target:
+            return fill(rescue.store, target, rescue.release, None, None, self._work.events)
+
+    def _keep_rescue(self, data: Path, rescue: RescueSystem) -> None:
+        """Its release in a store of its own, for the next one; and what its partition holds."""
+        store = data / _RESCUE / "store.git"
+        copy_release(rescue.store, rescue.release.version, store)
+        give(store, self._work.belongings.owner)
+        spec = next((one for one in self._work.specs if one.name == RESCUE), None)
+        if spec is not None:
+            found = self._medium.superblock(spec)
+            Records(data / "abupdate").write_rescue(rescue.record(found, self._when))
 
     def _make_empty(self, spec: PartitionSpec) -> None:
         if spec.filesystem == "ext4":
@@ -167,6 +199,7 @@ class _Writer:
     def _fill_data(self, data: Path, slot: Superblock, outputs: Outputs) -> None:
         """The owner's files stay where the partition is kept, changes in /etc among them."""
         state, upper = data / "abupdate", data / "etc" / Slot.A / "upper"
+        rescue = self._work.rescue
         copy_release(self._work.store, self._work.release.version, state / "store.git")
         give(state / "store.git", self._work.belongings.owner)
         self._write_records(state, slot, outputs)
@@ -177,16 +210,18 @@ class _Writer:
             _make_folders(path.parent, upper)
             path.write_bytes(content)
         if self._work.installs is not None:
-            mark(state, self._work.installs, self._work.state)
+            version = str(rescue.release.version) if rescue else None
+            mark(state, self._work.installs, self._work.state, version)
         elif self._work.state is not None:
             copy_state(self._work.state, data / "state")
+        if rescue is not None:
+            self._keep_rescue(data, rescue)
         if all(found.entry.name != DATA for found in self._work.keep):
             self._same_times(data)
 
     def _write_records(self, state: Path, slot: Superblock, outputs: Outputs) -> None:
         """What an install would have left on the data partition, had there been one before."""
-        release = self._work.release
-        when = now() if self._work.ids.time is None else float(self._work.ids.time)
+        release, when = self._work.release, self._when
         records = Records(state)
         records.write_outputs(Slot.A, outputs)
         records.write_slot(
@@ -210,10 +245,17 @@ class _Writer:
             detail["source"] = release.source
         records.append(HistoryEntry("provisioned", when, str(release.version), Slot.A, detail))
         # Of what a kept partition tells, this is true no more.
-        for gone in ("slots/B.json", "slots/B.outputs", "intent.json", "last-boot.json"):
+        gone_files = ["slots/B.json", "slots/B.outputs", "intent.json", "last-boot.json"]
+        if any(spec.name == RESCUE for spec in self._work.specs):
+            gone_files.append("slots/R.json")
+        for gone in gone_files:
             (state / gone).unlink(missing_ok=True)
         paths = replace(self._work.machine.paths, data=state.parent)
         trust.remember_signature(paths, self._work.signed_at)
+
+    @property
+    def _when(self) -> float:
+        return now() if self._work.ids.time is None else float(self._work.ids.time)
 
     def _fill_boot(self, spec: PartitionSpec) -> None:
         esp = self._work.scratch / "esp"

@@ -21,11 +21,14 @@ from abupdate.update.trials import Trials
 UNDO = "`abupdate reject` takes it back."
 
 
-def arm_installed(machine: Machine, events: Events) -> Slot:
-    """Arm the other slot, which an earlier install left complete (`install --no-arm`)."""
+def arm_installed(machine: Machine, events: Events, slot: Slot | None = None) -> Slot:
+    """Arm the other slot, which an earlier install left complete (`install --no-arm`).
+
+    `slot`: which, where rescue runs.
+    """
     require_root()
     with job(machine.paths.runtime, "arm"):
-        _, slot, partition = target(machine)
+        _, slot, partition = target(machine, slot)
         record = machine.records.slot(slot)
         if record is None or record.state != SlotState.CLEAN or partition.label != slot.label:
             raise RefusedError(

@@ -79,6 +79,7 @@ def install(
     settings: Settings,
     events: Events,
     *,
+    slot: Slot | None = None,
     arm: bool = True,
     full_verify: bool | None = None,
     retry_failed: bool = False,
@@ -88,15 +89,15 @@ def install(
     """Install a release from the first source that gives it into the other slot, and arm it.
 
     What was written is read back from the device; with `full_verify` (default:
-    as `install.verify` says) all of the slot is. A release that this device gave
-    up is refused without `retry_failed`, an older one than what runs without
-    `allow_downgrade`. `interactive`: a person gets a shell where
+    as `install.verify` says) all of the slot is. `slot`: which, where rescue runs.
+    A release that this device gave up is refused without `retry_failed`, an older one
+    than what runs without `allow_downgrade`. `interactive`: a person gets a shell where
     a fixup or hook failed. Raises an `AbupdateError`; the booted slot then stays
     what boots next.
     """
     require_root()
     with job(machine.paths.runtime, "install"):
-        booted, slot, partition = target(machine)
+        booted, slot, partition = target(machine, slot)
         work = _Work(machine, booted, slot, partition.device, events)
 
         def accept(found: Examined) -> None:
@@ -205,7 +206,7 @@ def _record_intent(machine: Machine, booted: Booted, slot: Slot, release: Releas
             slot=slot,
             release=str(release.version),
             commit=release.commit,
-            from_slot=str(booted.slot),
+            from_slot=booted.name,
             from_release=running.release if running else None,
             started=now(),
         )
@@ -215,8 +216,7 @@ def _record_intent(machine: Machine, booted: Booted, slot: Slot, release: Releas
 
 
 def _begin(machine: Machine, booted: Booted, slot: Slot) -> None:
-    assert booted.slot is not None
-    begun = boot.begin(machine.boot_state(), slot, booted.slot)
+    begun = boot.begin(machine.boot_state(), slot, booted.name)
     machine.grubenv().write(begun, backup_first=True)
     failpoint("begun")
 

@@ -47,7 +47,7 @@ def confirm_trial(
     write_judged(machine, state, done, "It is confirmed", events)
     failpoint("confirmed")
     settle(machine, done, events)
-    note_revocations(machine, events)
+    note_trust(machine, events)
     attempt_note(lambda: _forget_snapshot(machine), events.warning, "data before the trial")
     record = machine.records.slot(booted.slot)
     release = record.release if record else "unknown"
@@ -66,9 +66,13 @@ def _forget_snapshot(machine: Machine) -> None:
         shutil.rmtree(folder)
 
 
-def note_revocations(machine: Machine, events: Events) -> None:
-    """Keep what the running slot revokes, once that is confirmed. Each healthy boot tries again."""
+def note_trust(machine: Machine, events: Events) -> None:
+    """Keep what the running slot revokes and believes, once that is confirmed.
+
+    Each healthy boot tries again.
+    """
     attempt_note(lambda: trust.keep_revocations(machine.paths), events.warning, "revocations")
+    attempt_note(lambda: trust.keep_keys(machine.paths), events.warning, "keys for rescue")
 
 
 def give_up(

@@ -1,6 +1,7 @@
 """What abupdate remembers on the data partition, outside of any slot.
 
-- `slots/A.json`, `slots/B.json`: what a slot holds, and whether it is complete;
+- `slots/A.json`, `slots/B.json`: what a slot holds, and whether it is complete; `slots/R.json`:
+  the same of the rescue partition;
 - `slots/A.outputs`, `slots/B.outputs`: what fixups left there, named by its record's digest;
 - `intent.json`: what the last install wanted, so that a lost `grubenv` cannot
   hide that it did not come true;
@@ -151,6 +152,14 @@ class Records:
         """Replace a slot's record."""
         write_json(self._slot_path(Slot(record.slot)), asdict(record))
 
+    def rescue(self) -> SlotRecord | None:
+        """What the rescue partition was filled with, None when absent or not readable."""
+        return _load(self._rescue_path, SlotRecord)
+
+    def write_rescue(self, record: SlotRecord) -> None:
+        """Replace that record."""
+        write_json(self._rescue_path, asdict(record))
+
     def outputs(self, record: SlotRecord) -> Outputs | None:
         """What fixups left in a slot, None when what is kept is not what its record says."""
         from abupdate.store.outputs import MAX_TEXT, NOTHING, parse_outputs
@@ -235,6 +244,10 @@ class Records:
             return []
         entries = (_decode(line, _history_entry) for line in lines)
         return [entry for entry in entries if entry is not None]
+
+    @property
+    def _rescue_path(self) -> Path:
+        return self._directory / "slots" / "R.json"
 
     def _slot_path(self, slot: Slot) -> Path:
         return self._directory / "slots" / f"{slot}.json"

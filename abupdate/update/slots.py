@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from abupdate.boot.cmdline import BootArguments
 from abupdate.boot.cmdline import parse as parse_cmdline
 from abupdate.boot.grubenv import Grubenv
+from abupdate.boot.state import RESCUE as RESCUE_NAME
 from abupdate.boot.state import BootState
-from abupdate.disk.layout import BootDisk, Partition, Slot
+from abupdate.disk.layout import RESCUE, BootDisk, Partition, Slot
 from abupdate.errors import (
     AbupdateError,
     InterruptedByUserError,
@@ -50,6 +51,11 @@ class Booted:
     slot: Slot | None
     arguments: BootArguments
     disk: BootDisk
+
+    @property
+    def name(self) -> str:
+        """As the boot state names it: A, B or R."""
+        return str(self.slot) if self.slot is not None else RESCUE_NAME
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class Machine:
         mounted = disk.slot_of_root()
         claimed = None if arguments.slot == "R" else Slot(arguments.slot)
         same_partition = arguments.root_partuuid in (None, disk.root.partuuid.lower())
+        if claimed is None and disk.root.name != RESCUE:
+            same_partition = False
         if mounted != claimed or not same_partition:
             raise RefusedError(
                 f"The command line says slot {arguments.slot} on partition "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abupdate.boot.state import NONE, BootState, Ustate
-from abupdate.disk.layout import RESCUE, BootDisk, Partition, Slot
+from abupdate.disk.layout import RESCUE, UNFINISHED_RESCUE, BootDisk, Partition, Slot
 from abupdate.errors import AbupdateError, RefusedError
 from abupdate.health.mounts import TOLD, mounts_that
 from abupdate.update.carried import carried
@@ -113,7 +113,8 @@ class StatusReport:
     """All of `abupdate status --json`. Times are seconds since the epoch.
 
     `failed`: releases that were given up here, and are not tried again by themselves.
-    `rescue`: ready, empty (a partition without a rescue system) or none.
+    `rescue`: ready, unfinished (writing it was cut off), empty (a partition without a rescue
+    system) or none; `rescue_release`: what it holds, None where that is not known.
     `problems`: what is not as it should be, a difference between what was
     installed, what runs and the boot state among it.
     """
@@ -123,6 +124,7 @@ class StatusReport:
     slots: dict[str, SlotStatus]
     boot: BootStatus | None
     rescue: str
+    rescue_release: str | None
     last_install: InstallStatus | None
     etc: EtcStatus | None
     failed: list[str]
@@ -141,12 +143,14 @@ def collect(machine: Machine) -> StatusReport:
     intent = machine.records.intent()
     problems += differences(machine, booted, state, records, intent)
     working = running_job(machine.paths.runtime)
+    rescue, held = _rescue(booted.disk), machine.records.rescue()
     return StatusReport(
         schema_version=SCHEMA_VERSION,
-        booted=_booted(booted, state, records),
+        booted=_booted(booted, state, records[booted.slot] if booted.slot else held),
         slots=slots,
         boot=_boot(state, reading.source) if state else None,
-        rescue=_rescue(booted.disk),
+        rescue=rescue,
+        rescue_release=held.release if held is not None and rescue == "ready" else None,
         last_install=_last_install(intent, state, working is not None) if intent else None,
         etc=_etc(machine, booted),
         failed=[failed.release for failed in machine.records.failed()],
@@ -158,6 +162,8 @@ def collect(machine: Machine) -> StatusReport:
 def _rescue(disk: BootDisk) -> str:
     if disk.labelled(RESCUE):
         return "ready"
+    if disk.labelled(UNFINISHED_RESCUE):
+        return "unfinished"
     return "empty" if any(part.name == RESCUE for part in disk.partitions) else "none"
 
 
@@ -287,10 +293,7 @@ def _slot(
     )
 
 
-def _booted(
-    booted: Booted, state: BootState | None, records: dict[Slot, SlotRecord | None]
-) -> BootedStatus:
-    record = records[booted.slot] if booted.slot else None
+def _booted(booted: Booted, state: BootState | None, record: SlotRecord | None) -> BootedStatus:
     return BootedStatus(
         slot=str(booted.slot) if booted.slot else "R",
         how=booted.arguments.how,

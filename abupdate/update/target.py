@@ -19,19 +19,24 @@ from abupdate.update.slots import Booted, Machine, other_partition, require_stor
 _SYSFS = Path("/sys/dev/block")
 
 
-def target(machine: Machine) -> tuple[Booted, Slot, Partition]:
-    """The running system, the other slot, and its partition. Raises `RefusedError`.
+def target(machine: Machine, wanted: Slot | None = None) -> tuple[Booted, Slot, Partition]:
+    """The running system, the slot to write, and its partition. Raises `RefusedError`.
+
+    That is the other slot; `wanted` says which where rescue runs.
 
     Raises `DeviceFaultError` when a program is missing that an install runs.
     """
     booted = machine.booted()
-    if booted.slot is None:
-        raise RefusedError("This is rescue; `install` works from slot A or B.")
-    slot = booted.slot.other
+    slot = wanted or (booted.slot.other if booted.slot is not None else None)
+    if slot is None:
+        raise RefusedError(
+            "This is rescue, and neither slot is the other one.",
+            "Say which to write: abupdate rescue reflash A SOURCE",
+        )
     partition = other_partition(booted, slot)
     machine.unmount_leftovers()
     refuse_if_in_use(partition.device)
-    boot.begin(machine.boot_state(), slot, booted.slot)
+    boot.begin(machine.boot_state(), slot, booted.name)
     _refuse_unwritable(machine, partition)
     return booted, slot, partition
 

@@ -21,6 +21,8 @@ from abupdate.store.manifest import DEVICES, Entry, shown
 from abupdate.update.records import replace_file
 
 _MAX_SMALL_FILE = 64 * 1024
+# initramfs/abupdate-mount gives rescue all of `trust/confirmed` as its /etc/abupdate.
+_CONFIRMED_KEYS = "trust/confirmed/allowed_signers.d/confirmed"
 
 
 def trust_files(paths: Paths) -> TrustFiles:
@@ -42,7 +44,7 @@ def own_revoked(paths: Paths) -> Path:
 
 def kept_revoked(paths: Paths) -> Path:
     """The keys that releases revoked which were confirmed here."""
-    return paths.state / "trust" / "revoked"
+    return paths.revocations
 
 
 def missing_revocations(paths: Paths) -> bytes | None:
@@ -64,6 +66,17 @@ def keep_revocations(paths: Paths) -> None:
     text = missing_revocations(paths)
     if text is not None:
         replace_file(kept_revoked(paths), text)
+
+
+def keep_keys(paths: Paths) -> None:
+    """Keep the keys of the running release, which is confirmed, on data: for rescue.
+
+    That may be older than they are, and takes what the slots would take.
+    """
+    own, kept = paths.vendor / "allowed_signers", paths.state / _CONFIRMED_KEYS
+    text = own.read_bytes()
+    if not kept.is_file() or kept.read_bytes() != text:
+        replace_file(kept, text)
 
 
 def not_before(paths: Paths) -> int:
@@ -141,8 +154,8 @@ def check_step(
     is too old to update from.
     """
     running = _running_release(paths)
-    if running is None:
-        return None
+    if running is None or running.compatible != stated.compatible:
+        return None  # rescue and the slots have versions of their own
     if stated.version < running.version:
         if allow_downgrade:
             return running.version

@@ -27,7 +27,7 @@ from abupdate.update.judge import (
     Verdict,
     confirm_trial,
     give_up,
-    note_revocations,
+    note_trust,
     on_trial,
     write_judged,
 )
@@ -146,7 +146,7 @@ def _healthy(
     healthy = boot.healthy(state, booted.slot, settings.boot.tries, settings.boot.limit)
     write_judged(machine, state, healthy, "It is noted as healthy", events)
     settle(machine, healthy, events)
-    note_revocations(machine, events)
+    note_trust(machine, events)
     again = rearm_interrupted(machine, healthy, booted, events)
     text = f"Slot {booted.slot} is healthy."
     if again is not None:

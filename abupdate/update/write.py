@@ -14,7 +14,7 @@ from abupdate.store.content import open_commit
 from abupdate.store.materialise.apply import SlotDiffersError, Written, apply
 from abupdate.store.materialise.audit import plan_for_slot
 from abupdate.store.materialise.plan import Plan
-from abupdate.store.outputs import Outputs
+from abupdate.store.outputs import NOTHING, Outputs
 from abupdate.store.repository import Repository
 from abupdate.store.verify import compare, compare_changed, describe
 from abupdate.update.admit import Release
@@ -31,12 +31,13 @@ class Filled:
 
 
 def fill(
-    store: Repository, target: Path, release: Release, plan: Plan | None, hooks: Hooks,
+    store: Repository, target: Path, release: Release, plan: Plan | None, hooks: Hooks | None,
     events: Events,
 ) -> Filled:  # fmt: skip
     """Do what is planned in the mounted slot, then the release's fixups, and flush all of it.
 
-    Without a plan, or when the slot is not what it starts from, the slot is audited. Raises
+    Without a plan, or when the slot is not what it starts from, the slot is audited; without
+    `hooks`, no fixup runs. Raises
     what `apply` and `Hooks.fixups` raise.
     """
     # Opened before the first write: the kernel tells an open file of a
@@ -54,7 +55,7 @@ def fill(
                 plan = plan_for_slot(target, content, events)
             written = apply(plan, store, target, events)
         failpoint("materialised")
-        outputs = hooks.fixups(plan)
+        outputs = hooks.fixups(plan) if hooks is not None else NOTHING
         failpoint("fixups-run")
         filesystem.syncfs(fd)
         failpoint("synced")

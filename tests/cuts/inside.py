@@ -27,7 +27,7 @@ from abupdate.update.slots import STORE_USER, Machine
 
 TOP = Path("/run/cut")
 DISK = "/dev/disk/by-id/virtio-cut"
-NUMBERS = {"A": 4, "B": 5}
+NUMBERS = {"A": 4, "B": 5, "R": 3}
 
 
 def arm_before_sync(machine: Machine, slot: Slot) -> None:

@@ -11,20 +11,22 @@ import json
 import mmap
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from abupdate.boot.grubenv import LostError, decode
+from abupdate.boot.state import RESCUE as RESCUE_NAME
 from abupdate.boot.state import BootState, GrubBoot, Ustate, grub
 from abupdate.disk.filesystem import read_superblock
-from abupdate.disk.layout import Slot
+from abupdate.disk.layout import RESCUE, Slot
 from abupdate.errors import AbupdateError
 from abupdate.events import Events
 from abupdate.store.content import open_commit
 from abupdate.store.materialise.plan import Plan, plan_from
+from abupdate.store.repository import Repository
 from abupdate.store.verify import compare, describe
 from abupdate.update.records import Records, SlotState
 from tests.cuts.record import SIZES, USER, Phase
@@ -32,8 +34,9 @@ from tests.cuts.releases import Releases
 from tests.cuts.states import Content
 from tests.grub.grubbox import NOTHING_BOOTS, Disk, boot
 
-_PARTS = {"esp": 2, "A": 4, "B": 5, "data": 6}
+_PARTS = {"esp": 2, "R": 3, "A": 4, "B": 5, "data": 6}
 _SLOTS = ("A", "B")
+_LABELS = {slot: Slot(slot).label for slot in _SLOTS} | {RESCUE_NAME: RESCUE}
 _T = TypeVar("_T")
 
 
@@ -66,7 +69,8 @@ class Judge:
         self._folder = folder
         self._disk = Disk(phase.before, SIZES.partitions()).copy(folder / "disk.img")
         self._releases = releases
-        self._plans = {version: _plan(releases, version) for version in releases.commits()}
+        self._plans = _plans(releases.store, releases.commits())
+        self._plans |= _plans(releases.rescue_store, releases.rescue_commits())
         self._file = self._disk.image.open("r+b")
         self.content = Content(
             mmap.mmap(self._file.fileno(), 0),
@@ -81,14 +85,16 @@ class Judge:
         assert start is not None
         self._start = start
         self._keeps = self._kept()
+        # Lost before the phase; the boot state may still name them.
+        self._lost = {slot for slot in _SLOTS if not self._release(slot)[0]}
 
     def look(self) -> Finding:
         """Judge the content as it is now, and leave it so."""
         keys = self.content.keys()
-        loads = {slot for slot in _SLOTS if self._release(slot)[0]}
+        loads = {slot for slot in _LABELS if self._release(slot)[0]}
         states = self._once(("states", keys["esp"]), self._states)
         expected = grub(*states, loads)
-        places = (keys["esp"], keys["A"], keys["B"])
+        places = (keys["esp"], *(keys[slot] for slot in _LABELS))
         outcome, differs = self._once(("boot", *places), lambda: self._booted(expected))
         faults = [*differs, *self._once(("slots", *places), lambda: self._offered(states))]
         kept = self._once(("data", keys["data"]), self._data)
@@ -111,10 +117,10 @@ class Judge:
 
     def _kept(self) -> str:
         """The slots that must stay good: all that are, but for one that an install writes to."""
-        step = self._phase.step
-        installs = any(words[0] == "install" for words in step.commands)
-        good = [slot for slot in _SLOTS if slot in self._start.good]
-        return "".join(slot for slot in good if not (installs and slot != step.boot.slot))
+        written = {
+            _written(words, self._phase.step.boot.slot) for words in self._phase.step.commands
+        }
+        return "".join(slot for slot in _SLOTS if slot in self._start.good and slot not in written)
 
     def _booted(self, expected: GrubBoot) -> tuple[str, list[str]]:
         """Switch it on; what came up, and whether that is what the rules say."""
@@ -151,12 +157,12 @@ class Judge:
                 continue
             lost = [slot for slot in self._keeps if slot not in state.good]
             faults += [f"the {name} has lost slot {slot}: {state}" for slot in lost]
-            offered |= set(state.good) | {state.trial}
-        for slot in _SLOTS:
+            offered |= set(state.good) - self._lost | {state.trial}
+        for slot in _LABELS:
             sound, why = True, ""
             if slot in offered:
                 sound, why = self._release(slot)
-            elif self._label(slot) == Slot(slot).label:
+            elif self._label(slot) == _LABELS[slot]:
                 sound, why = self._mended(slot)
             if not sound:
                 faults.append(f"slot {slot} is offered, and {why}")
@@ -187,13 +193,13 @@ class Judge:
 
     def _release(self, slot: str) -> tuple[bool, str]:
         """Whether a slot's filesystem is one of the releases, and which; or why not."""
-        if slot not in _SLOTS:
+        if slot not in _LABELS:
             return False, f"there is no slot {slot!r}"
         key = ("slot", slot, self.content.keys()[slot])
         return self._once(key, lambda: self._compared(slot))
 
     def _compared(self, slot: str) -> tuple[bool, str]:
-        if self._label(slot) != Slot(slot).label:
+        if self._label(slot) != _LABELS[slot]:
             return False, f"is labelled {self._label(slot)}"
         image = self._part(slot)
         checked = _run("e2fsck", "-fn", image)
@@ -266,9 +272,19 @@ class Judge:
         return image
 
 
-def _plan(releases: Releases, version: str) -> Plan:
-    with open_commit(releases.store, releases.commits()[version]) as content:
-        return plan_from(None, content)
+def _written(words: Sequence[str], booted: str) -> str:
+    """The slot that a command writes; nothing where it writes none."""
+    if words[0] == "install":
+        return str(Slot(booted).other)
+    return words[2] if tuple(words[:2]) == ("rescue", "reflash") else ""
+
+
+def _plans(store: Repository, commits: Mapping[str, str]) -> dict[str, Plan]:
+    found = {}
+    for version, commit in commits.items():
+        with open_commit(store, commit) as content:
+            found[version] = plan_from(None, content)
+    return found
 
 
 def _read(state: Path) -> _Kept:

@@ -30,7 +30,7 @@ from tests.cuts.releases import Releases
 from tests.grub.grubbox import Disk, boot
 from tests.grub.sweep import no_wait
 
-SIZES = Sizes(root=16 * MIB, rescue=4 * MIB, boot=8 * MIB, disk=72 * MIB)
+SIZES = Sizes(root=16 * MIB, rescue=16 * MIB, boot=8 * MIB, disk=84 * MIB)
 _NAME, _MEDIUM = "cut", "bundles"
 _BY_ID = "/dev/disk/by-id/virtio"
 _INSIDE = Path(__file__).parent / "inside.py"
@@ -45,8 +45,8 @@ USER = {
 class Boot:
     """What the running system is told of its boot."""
 
-    slot: Literal["A", "B"]
-    how: Literal["normal", "trial", "fallback"]
+    slot: Literal["A", "B", "R"]
+    how: Literal["normal", "trial", "fallback", "rescue"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,25 @@ LIFE = (
     Step(FALLBACK, "the fallback is told", Boot("A", "normal"), _JUDGED, _PASSED),
     Step(FALLBACK, "GRUB: normal boot", Boot("A", "normal")),
 )  # fmt: skip
+RESCUE, REFLASH = "rescue update", "reflash"
+_REFLASH = ("rescue", "reflash")
+_IN_RESCUE = Boot("R", "rescue")
+# The rescue system comes, and is replaced.
+RESCUE_LIFE = tuple(
+    Step(RESCUE, f"rescue update, {what}", Boot("A", "normal"),
+         [("rescue", "update", f"/run/bundles/rescue-{version}.bundle")], [0])
+    for version, what in (("1", "the first"), ("2", "another"))
+)  # fmt: skip
+# Then both slots are lost.
+REFLASH_LIFE = (
+    Step(REFLASH, "GRUB: nothing but rescue", _IN_RESCUE),
+    Step(REFLASH, "reflash A", _IN_RESCUE, [(*_REFLASH, "A", "/run/bundles/2.bundle")], [0]),
+    Step(REFLASH, "GRUB: trial of the reflash", Boot("A", "trial")),
+    Step(REFLASH, "confirm the reflash", Boot("A", "trial"), _JUDGED, _PASSED),
+    Step(REFLASH, "once", Boot("A", "normal"), [("rescue", "boot")], [0]),
+    Step(REFLASH, "GRUB: rescue, once", _IN_RESCUE),
+    Step(REFLASH, "reflash B", _IN_RESCUE, [(*_REFLASH, "B", "/run/bundles/3.bundle")], [0]),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,7 +160,8 @@ def recorded(folder: Path, releases: Releases) -> list[Phase]:
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with debian(folder) as machine:
-            phases = Recorder(machine, releases, folder).life()
+            recorder = Recorder(machine, releases, folder)
+            phases = [*recorder.life(), *recorder.life_of_rescue()]
         kept.write_bytes(pickle.dumps(phases))
     found: list[Phase] = pickle.loads(kept.read_bytes())
     return found
@@ -167,7 +187,8 @@ class Recorder:
         self._releases = releases
         self._scratch = scratch
         self._lives = 0
-        bundles = {f"{version}.bundle": releases.bundle(version) for version in "23"}
+        names = ("2", "3", "rescue-1", "rescue-2")
+        bundles = {f"{name}.bundle": releases.bundle(name) for name in names}
         medium = make_medium(scratch / "bundles.img", bundles)
         machine.vm.attach_disk(_MEDIUM, VMDisk(medium, readonly=True))
         machine.run("udevadm", "wait", "--timeout=60", f"{_BY_ID}-{_MEDIUM}")
@@ -198,6 +219,19 @@ class Recorder:
             phases.append(Phase(step, before, write_log.epochs(log)))
             log.unlink()
         return phases
+
+    def life_of_rescue(self) -> list[Phase]:
+        """A device gets a rescue system, loses both slots, and is put back."""
+        phases = self.life(RESCUE_LIFE)
+        lost = Disk(device.copy(self._left, self._scratch / "lost.img"), SIZES.partitions())
+        for number in (4, 5):
+            lost.write_partition(number, bytes(SIZES.root))
+        return phases + self.life(REFLASH_LIFE, lost.image)
+
+    @property
+    def _left(self) -> Path:
+        """The disk of the last life."""
+        return self._scratch / f"life-{self._lives}" / "disk.img"
 
     def userland(
         self,

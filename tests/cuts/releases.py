@@ -1,4 +1,7 @@
-"""Three small releases whose kernel is the probe, so that a boot takes a third of a second."""
+"""Three small releases whose kernel is the probe, so that a boot takes a third of a second.
+
+And two rescue systems of the same kind.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import cache
 from publisher import MADE_BY
 
 from abupdate.cli.main import main
+from abupdate.rescue.release import product
 from abupdate.store.manifest import Entry, Kind
 from abupdate.store.outputs import NOTHING, Outputs, make_outputs
 from abupdate.store.repository import Repository
@@ -24,6 +28,7 @@ from tests.grub.grubbox import HERE, build_probe, write_boot_files
 from tests.slots.rootfs import PRODUCT, make_rootfs
 
 _VERSIONS = ("1", "2", "3")
+_RESCUES = ("1", "2")
 _TIME = 1_750_000_000
 _FIXUP = Path(__file__).with_name("fixup.c")
 # Judged at once, by checks that say nothing of the machine that it is recorded on; two tries.
@@ -64,18 +69,23 @@ class Releases:
         """Release 1 in full, the others as a delta to the one before."""
         return self.folder / f"{version}.bundle"
 
+    @property
+    def rescue_store(self) -> Repository:
+        """The repository of the rescue systems."""
+        return Repository(self.folder / "rescue-publisher")
+
     def commits(self) -> dict[str, str]:
         """Version → commit."""
-        found = {}
-        for version in _VERSIONS:
-            commit = self.store.resolve(f"refs/tags/release/{version}^{{commit}}")
-            assert commit is not None
-            found[version] = commit
-        return found
+        return {version: _commit(self.store, version) for version in _VERSIONS}
+
+    def rescue_commits(self) -> dict[str, str]:
+        """`rescue-` and version → commit."""
+        store = self.rescue_store
+        return {f"rescue-{version}": _commit(store, version) for version in _RESCUES}
 
     def outputs(self, version: str) -> Outputs:
         """What the fixup of a release leaves (fixup.c)."""
-        if version == _VERSIONS[0]:
+        if version == _VERSIONS[0] or version.startswith("rescue-"):
             return NOTHING
         text, target = b"made\n" * 10_000 * int(version), b"made"
         made = Entry(b"etc/made", Kind.FILE, 0o644, 0, 0, _TIME * 10**9, *_content(text))
@@ -113,6 +123,31 @@ def _make(folder: Path) -> None:
             _publish("sign", *repo, "--key", folder / "keys" / "release")
             since = () if version == "1" else ("--since", str(int(version) - 1))
             _publish("bundle", *repo, *since, "-o", folder / f"{version}.bundle")
+        for version in _RESCUES:
+            _make_rescue(folder, Path(scratch) / f"rescue-{version}", version, probe)
+
+
+def _make_rescue(folder: Path, tree: Path, version: str, probe: bytes) -> None:
+    make_rootfs(tree, version)
+    generators = tree / "usr/lib/systemd/system-generators"
+    generators.mkdir(parents=True)
+    for path in (
+        generators / "abupdate-rescue-generator",
+        tree / "usr/bin/abupdate",
+        tree / "usr/lib/abupdate/abupdate-mount",
+    ):
+        path.write_text("#!/bin/sh\n")
+    _complete(tree, f"rescue-{version}", probe, folder / "keys" / "allowed_signers")
+    repo = ("--repo", folder / "rescue-publisher", "--version", version)
+    _publish("commit", tree, *repo, "--compatible", product(PRODUCT))
+    _publish("sign", *repo, "--key", folder / "keys" / "release")
+    _publish("bundle", *repo, "-o", folder / f"rescue-{version}.bundle")
+
+
+def _commit(store: Repository, version: str) -> str:
+    commit = store.resolve(f"refs/tags/release/{version}^{{commit}}")
+    assert commit is not None
+    return commit
 
 
 def _complete(tree: Path, version: str, probe: bytes, signers: Path) -> None:

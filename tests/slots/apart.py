@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -29,12 +30,9 @@ def start_apart(
 
 def command(device: Device, *argv: str | Path, first: str = "") -> list[str]:
     """What starts a command on this device, from `TOP`. `first`: Python for its process before."""
-    loops = {str(slot): str(path) for slot, path in device.loops.items()}
     code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from abupdate.disk.layout import Slot\nfrom tests.slots.device import Device\n"
-        f"loops = {{Slot(name): Path(path) for name, path in {loops!r}.items()}}\n"
-        f"device = Device(Path({str(device.top)!r}), loops, Slot({str(device.booted)!r}))\n"
+        "import pickle, sys\n"
+        f"device = pickle.loads(bytes.fromhex({pickle.dumps(device).hex()!r}))\n"
         f"{first}\n"
         "sys.exit(device.run(*sys.argv[1:]))\n"
     )

@@ -41,6 +41,7 @@ class BootDevice(Device):
     """`loops` has the slots, `others` the rest of the disk: (name, number) to loop device."""
 
     others: dict[tuple[str, int], Path] = field(default_factory=dict)
+    in_rescue: bool = False
 
     @property
     def esp(self) -> Path:
@@ -55,9 +56,11 @@ class BootDevice(Device):
         for (name, number), device in self.others.items():
             superblock = read_superblock(device)
             label = superblock.label if superblock else None
-            more.append(Partition(device, number, name, f"uuid-{number}", label, None, SMALL))
+            size = _size(device)
+            more.append(Partition(device, number, name, f"uuid-{number}", label, None, size))
         parts = sorted([*slots.partitions, *more], key=lambda part: part.number)
-        return BootDisk(slots.device, tuple(parts), slots.root)
+        (rescue,) = [part for part in more if part.name == RESCUE] or [slots.root]
+        return BootDisk(slots.device, tuple(parts), rescue if self.in_rescue else slots.root)
 
     def attach(self, name: str, number: int, label: str | None) -> Path:
         """One more partition of this disk, with a filesystem where it has a label."""
@@ -133,6 +136,30 @@ class BootDevice(Device):
         self.start(Slot(done.boots), str(done.how))
         return done
 
+    def stop(self) -> None:
+        """Nothing runs, so that no slot is mounted."""
+        self._unmount_root()
+        if self.in_rescue:
+            shutil.rmtree(self.paths.root)
+            self.paths.root.mkdir()
+            self.in_rescue = False
+
+    def boot(self, slot: Slot, how: str) -> None:
+        self.stop()
+        super().boot(slot, how)
+
+    def boot_rescue(self) -> None:
+        """Rescue runs from memory: its root is a folder, and no partition is mounted for it."""
+        vendor = self.top / "rescue-vendor"
+        if not vendor.exists():
+            shutil.copytree(self.paths.vendor, vendor)
+        self.stop()
+        shutil.copytree(vendor, self.paths.vendor, dirs_exist_ok=True)
+        self.in_rescue = True
+        self.paths.cmdline.write_text(
+            "root=PARTUUID=uuid-3 ro abupdate.slot=R abupdate.boot=rescue\n"
+        )
+
     def start(self, slot: Slot, how: str) -> None:
         """A boot in which GRUB saves nothing: one that was chosen in the menu."""
         self.boot(slot, how)
@@ -168,6 +195,11 @@ def make_boot_device(made: Device) -> BootDevice:
     starter.write_bytes(EFI)
     _make_table(device)
     return device
+
+
+def _size(device: Path) -> int:
+    with device.open("rb") as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def _make_table(device: BootDevice) -> None:

@@ -70,7 +70,7 @@ def believed(device: BootDevice, capsys: Capsys) -> Iterator[Believed]:
         shutil.copytree(copy, folder, symlinks=True, dirs_exist_ok=True)
     found = Believed(device, capsys)
     found.owners.mkdir(parents=True)
-    (found.paths.state / "trust").mkdir()
+    (found.paths.state / "trust").mkdir(exist_ok=True)
     yield found
     for folder in folders:
         subprocess.run(["umount", folder], check=True)

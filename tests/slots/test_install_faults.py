@@ -32,7 +32,8 @@ from tests.slots.final import left
 # repair.
 _OTHERS = {"confirmed", "confirm-recorded", "given-up", "rearmed"}
 _OTHERS |= {"refs-dropped", "packed", "repacked"}
-_OTHERS |= {"table-made", "slot-filled", "data-filled", "esp-written"}
+_OTHERS |= {"table-made", "slot-filled", "data-filled", "esp-written", "rescue-filled"}
+_OTHERS |= {"rescue-relabelled", "rescue-written", "rescue-labelled", "reset-folder", "retried"}
 _OTHERS |= {"gpt-entries-written", "gpt-half-written", "esp-file-written", "boot-code-half-written"}
 _OTHERS |= {"data-checked", "data-made", "store-set-aside", "store-made", "store-fetched"}
 _OTHERS |= {"slot-verified", "slot-labelled"}

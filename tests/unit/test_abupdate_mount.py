@@ -371,3 +371,55 @@ def test_a_folder_that_the_trial_renamed(tmp_path: Path, shell: Shell, app: Path
     app.rename(app.with_name("app2"))
     shell(BACK, slot="A", boot="fallback")
     assert (app / "database").read_text() == "old\n"
+
+
+def trusting(tmp_path: Path) -> Path:
+    """A rescue system, and what data has of whom the slots believe; the folder of rescue."""
+    upper = tmp_path / "data/etc/B/upper/abupdate"
+    for folder in (upper / "allowed_signers.d", upper / "config.d"):
+        folder.mkdir(parents=True)
+    (upper / "allowed_signers.d/mine").write_text("mine\n")
+    (upper / "config.d/10.toml").write_text("[rescue]\n")
+    kept = tmp_path / "data/abupdate/trust/confirmed/allowed_signers.d"
+    kept.mkdir(parents=True)
+    (kept / "confirmed").write_text("confirmed\n")
+    env = tmp_path / "boot/efi/grub/grubenv"
+    env.parent.mkdir(parents=True)
+    env.write_bytes(encode(replace(provision(3, 8), slot="B")))
+    own = tmp_path / "etc/abupdate"
+    own.mkdir(parents=True)
+    return own
+
+
+def test_rescue_believes_whom_the_slots_believe(tmp_path: Path, shell: Shell) -> None:
+    own = trusting(tmp_path)
+    shell("take_over_trust", slot="R")
+    found = {str(path.relative_to(own)) for path in own.rglob("*") if path.is_file()}
+    assert found == {
+        "allowed_signers.d/mine", "config.d/10.toml", "allowed_signers.d/confirmed"
+    }  # fmt: skip
+    assert report(tmp_path) == ""
+
+
+def test_without_data_rescue_believes_its_own_alone(tmp_path: Path, shell: Shell) -> None:
+    own = trusting(tmp_path)
+    shell("have_data=n; take_over_trust", slot="R")
+    assert list(own.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file that an overlay hides is a device")
+def test_what_the_owner_removed_is_no_file_in_rescue(tmp_path: Path, shell: Shell) -> None:
+    own = trusting(tmp_path)
+    os.mknod(tmp_path / "data/etc/B/upper/abupdate/revoked", 0o020000, os.makedev(0, 0))
+    shell("take_over_trust", slot="R")
+    assert not (own / "revoked").exists()
+
+
+def test_what_memory_rescue_needs(tmp_path: Path, shell: Shell) -> None:
+    assert shell("kilobytes_of_release") == ""
+    about = tmp_path / ".abupdate/release.toml"
+    about.parent.mkdir()
+    about.write_text('version = "1"\nbytes = 2048000\ninodes = 7\n')
+    assert shell("kilobytes_of_release") == "2000\n"
+    assert int(shell("meminfo MemTotal")) > 1000
+    assert shell("meminfo Nonsense") == ""

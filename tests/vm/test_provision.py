@@ -28,9 +28,10 @@ from abupdate.disk.layout import MIB, PartitionSpec
 from tests.grub import grubbox
 from tests.slots.newdisk import SIZE, Factory, make_factory
 
-_SYSTEM, _MEDIUM, _SMALL, _OWNED, _VIRTIO, _NVME, _SATA, _USB, _CUT = (
-    f"disk{number}" for number in range(9)
+_SYSTEM, _MEDIUM, _SMALL, _OWNED, _VIRTIO, _NVME, _SATA, _USB, _CUT, _LUKS = (
+    f"disk{number}" for number in range(10)
 )
+_KEY = "opens sesame"
 _BUNDLE = (f"{MEDIUM}/1.bundle", "--signers", f"{MEDIUM}/signers", "--layout", f"{MEDIUM}/layout")
 
 
@@ -41,6 +42,7 @@ class Bench:
     device: DeviceVM
     disks: dict[str, Disk]
     factory: Factory
+    accel: str
 
     def node(self, serial: str) -> str:
         """The device of a disk inside."""
@@ -81,9 +83,10 @@ def bench(images: Path) -> Iterator[Bench]:
         _SATA: Disk(empty(images / "sata.img"), "sata"),
         _USB: Disk(empty(images / "usb.img"), "usb"),
         _CUT: Disk(empty(images / "cut.img"), "nvme"),
+        _LUKS: Disk(empty(images / "luks.img", 4096 * MIB)),
     }
     with VM(list(disks.values()), accel=accel) as vm:
-        found = Bench(DeviceVM(vm), disks, factory)
+        found = Bench(DeviceVM(vm), disks, factory, accel)
         power_on(found)
         yield found
 
@@ -152,6 +155,8 @@ def agree(bench: Bench, name: str) -> None:
     table = bench.device.run("parted", "--script", "--machine", node, "unit", "B", "print").stdout
     assert len(table.splitlines()) == 8 and ":gpt:" in table, table
     assert "No problems found" in bench.device.run("sgdisk", "--verify", node).stdout
+    # What opened the disk for writing has its table read again.
+    bench.device.run("udevadm", "settle")
     told = bench.device.run("lsblk", "--json", "--output", "NAME,PATH,PARTLABEL,FSTYPE,LABEL", node)
     (found,) = json.loads(told.stdout)["blockdevices"]
     kinds = {one["partlabel"]: (one["fstype"], one["label"]) for one in found["children"]}
@@ -206,6 +211,46 @@ def test_encrypted_data(bench: Bench) -> None:
     assert run("cat", "/run/opened/films").stdout == "mine\n"
     run("umount", "/run/opened")
     run("cryptsetup", "close", "mine")
+
+
+@pytest.mark.long
+def test_boots_with_encrypted_data(bench: Bench) -> None:
+    """The key comes from outside (here QEMU, as a TPM would give it); without it the slot boots
+    all the same, and says that its data is not there."""
+    node, run = bench.node(_LUKS), bench.device.run
+    run("sh", "-c", f"printf '{_KEY}' > /run/sesame")
+    words = ("abupdate", "provision", node, "release/1", "--erase", _LUKS)
+    said = run(*words, "--luks-key", "/run/sesame", timeout=900).stdout
+    assert "Release 1 is on" in said
+    run("sync")
+    bench.device.vm.power_cut()
+    key = ("-fw_cfg", f"name=opt/abupdate.key,string={_KEY}")
+    try:
+        with VM([bench.disks[_LUKS]], accel=bench.accel, extra=key) as vm:
+            device = start(vm)
+            assert device.status()["problems"] == []
+            data = device.run("findmnt", "--noheadings", "--output", "SOURCE", "/data").stdout
+            assert data.startswith("/dev/dm-")
+            device.run("abupdate", "doctor")
+            device.run("sh", "-c", "echo mine > /etc/owner && echo mine > /home/demo/owner && sync")
+        with VM([bench.disks[_LUKS]], accel=bench.accel) as vm:
+            device = start(vm)
+            (problem,) = [one for one in device.status()["problems"] if one.startswith("data")]
+            assert "cannot be mounted" in problem
+            device.run("test", "-e", "/etc/owner", ok=(1,))
+        with VM([bench.disks[_LUKS]], accel=bench.accel, extra=key) as vm:
+            device = start(vm)
+            assert device.run("cat", "/etc/owner", "/home/demo/owner").stdout == "mine\nmine\n"
+    finally:
+        power_on(bench)
+
+
+def start(vm: VM) -> DeviceVM:
+    device = DeviceVM(vm)
+    device.power_on()
+    device.wait_for_boot(release="1", boot="normal")
+    device.settle()
+    return device
 
 
 @pytest.mark.row("S19")
