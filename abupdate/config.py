@@ -233,6 +233,10 @@ class RescueSection(_Section):
         le=31 * 86400,
         description="Seconds after which rescue tries a confirmed slot again; 0 = never.",
     )
+    repair: bool = Field(
+        default=True,
+        description="Whether rescue mends what is safe to mend as soon as it is up.",
+    )
 
 
 class StoreSection(_Section):

@@ -38,7 +38,7 @@ _PACKAGES = (
     *("python3-parted", "python3-pyudev", "sudo", "udev", "zstd"),
 )
 _SOURCES = (
-    *("abupdate", "grub", "healthcheck", "initramfs", "installer", "readonly"),
+    *("abupdate", "grub", "healthcheck", "initramfs", "installer", "readonly", "rescue"),
     "install.sh",
 )
 

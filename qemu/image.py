@@ -26,7 +26,7 @@ from abupdate.disk.layout import (
 )
 from abupdate.disk.medium import scratch
 from abupdate.disk.partition import Extent, make_table
-from abupdate.provision.grub import Signed, found_files
+from abupdate.provision.grub import Signed, found_files, put_places
 from abupdate.provision.layout import Layout
 
 GRUB = cache.PROJECT / "grub"
@@ -107,6 +107,7 @@ class DiskImage:
         if bios:
             where = self._extents[BIOS]
             grubimage.install_bios(self.path, files.core, files.sector, where.start, where.size)
+        put_places(self.path, self._sizes.sector)
 
     def _place(self, part: Path, extent: Extent) -> None:
         images.copy_sparse(part, self.path, extent.start)

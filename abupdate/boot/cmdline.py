@@ -1,7 +1,7 @@
 """What GRUB and a slot tell each other: kernel arguments, `abupdate.env`, `SHA256SUMS`.
 
 A slot describes itself in `/boot/abupdate.env`, a GRUB environment block with
-the names `kernel`, `initrd` and `cmdline`, which `grub.cfg` loads with a
+the names `kernel`, `initrd` and `cmdline`, which GRUB's rules load with a
 whitelist: nothing of a slot is ever run as a script. `/boot/SHA256SUMS` lists
 what GRUB checks before it starts the kernel.
 """
@@ -18,6 +18,7 @@ from abupdate.errors import UsageError
 
 SlotName = Literal["A", "B", "R"]
 How = Literal["normal", "trial", "fallback", "rescue"]
+RulesName = Literal["a", "b"]
 
 _PATH = re.compile(r"/boot/[A-Za-z0-9][A-Za-z0-9._+~-]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
@@ -25,18 +26,25 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # GRUB would expand the first four and put a backslash before the others.
 _NOT_IN_CMDLINE = set("*?[]\"'\\")
-# x86 kernels take 2047 bytes; the rest is for what grub.cfg adds.
+# x86 kernels take 2047 bytes; the rest is for what GRUB's rules add.
 _CMDLINE_LIMIT = 1792
+_OWN = ("abupdate.slot=", "abupdate.boot=", "abupdate.etc=", "abupdate.rules=")
 
 
 @dataclass(frozen=True)
 class BootArguments:
-    """What GRUB told the kernel; None where it said nothing, or nothing known."""
+    """What GRUB told the kernel; None where it said nothing, or nothing known.
+
+    `rules`: which of the two rules files started it; `rules_lost`: none of them did
+    (grub/lost.cfg), and GRUB saved nothing.
+    """
 
     slot: SlotName | None
     how: How | None
     root_partuuid: str | None
     etc_clean: bool
+    rules: RulesName | None = None
+    rules_lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,19 +65,22 @@ def parse(text: str) -> BootArguments:
         name, _, value = word.partition("=")
         found[name] = value
     slot, how = found.get("abupdate.slot"), found.get("abupdate.boot")
+    rules = found.get("abupdate.rules")
     kind, _, uuid = found.get("root", "").partition("=")
     return BootArguments(
         slot=cast(SlotName, slot) if slot in ("A", "B", "R") else None,
         how=cast(How, how) if how in ("normal", "trial", "fallback", "rescue") else None,
         root_partuuid=uuid.lower() if kind == "PARTUUID" and uuid else None,
         etc_clean=found.get("abupdate.etc") == "clean",
+        rules=cast(RulesName, rules) if rules in ("a", "b") else None,
+        rules_lost=rules == "lost",
     )
 
 
 def abupdate_env(kernel: str, initrd: str, cmdline: str) -> bytes:
     """The bytes of `/boot/abupdate.env`. Raises `UsageError` for what GRUB would not read right.
 
-    `root=`, `ro` and every `abupdate.` argument come from `grub.cfg`.
+    `root=`, `ro` and every `abupdate.` argument come from GRUB's rules.
     """
     boot = SlotBoot(kernel, initrd, " ".join(cmdline.split()))
     _check(boot)
@@ -109,10 +120,11 @@ def _check(boot: SlotBoot) -> None:
         )
     for word in boot.cmdline.split():
         name = word.partition("=")[0]
-        own = word.startswith(("abupdate.slot=", "abupdate.boot=", "abupdate.etc="))
+        own = word.startswith(_OWN)
         if name in ("root", "--") or own:
             raise UsageError(
-                f"The kernel command line of a release may not say '{word}': grub.cfg decides that."
+                f"The kernel command line of a release may not say '{word}': GRUB's rules "
+                "decide that."
             )
 
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abupdate.cli.invocation import Json, machine_of, settings_of, systemctl
+from abupdate.cli.invocation import Json, machine_of, settings_of, systemctl, wishes_of
 from abupdate.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from abupdate.disk.layout import Slot
-    from abupdate.doctor.repairs import Wishes
     from abupdate.events import Events
 
 
@@ -290,7 +289,7 @@ def doctor(
     if not repair:
         report = examine(machine)
     else:
-        wishes = _wishes(context, also or [], sources or [])
+        wishes = wishes_of(context, also or [], sources or [])
         if dry_run:
             report = examine(machine, wishes)
         else:
@@ -301,24 +300,6 @@ def doctor(
         print(doctor_text(report, dry_run=dry_run))
     if not report.sound:
         raise typer.Exit(ExitCode.DEVICE_FAULT)
-
-
-def _wishes(context: Context, also: list[str], sources: list[str]) -> Wishes:
-    """A device whose settings cannot be read is repaired with the defaults, but fetches nothing."""
-    from abupdate.cli.show import terminal_events
-    from abupdate.config import Settings
-    from abupdate.doctor.repairs import Wishes
-    from abupdate.errors import AbupdateError
-
-    events = terminal_events()
-    try:
-        settings = settings_of(context)
-    except AbupdateError as error:
-        if sources:
-            raise
-        events.warning(f"{error} The defaults are taken.")
-        settings = Settings()
-    return Wishes(settings, events, frozenset(also), tuple(sources))
 
 
 def config_show(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from abupdate.config import Settings
+    from abupdate.doctor.repairs import Wishes
     from abupdate.update.slots import Machine
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, with a schema version.")]
@@ -26,6 +28,29 @@ def settings_of(context: typer.Context) -> Settings:
     from abupdate.config import load
 
     return load(machine_of(context).paths).settings
+
+
+def wishes_of(
+    context: typer.Context, also: Sequence[str] = (), sources: Sequence[str] = ()
+) -> Wishes:
+    """What `doctor --repair` may do.
+
+    A device whose settings cannot be read is repaired with the defaults, but fetches nothing.
+    """
+    from abupdate.cli.show import terminal_events
+    from abupdate.config import Settings
+    from abupdate.doctor.repairs import Wishes
+    from abupdate.errors import AbupdateError
+
+    events = terminal_events()
+    try:
+        settings = settings_of(context)
+    except AbupdateError as error:
+        if sources:
+            raise
+        events.warning(f"{error} The defaults are taken.")
+        settings = Settings()
+    return Wishes(settings, events, frozenset(also), tuple(sources))
 
 
 def systemctl(*words: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abupdate.cli.invocation import machine_of, settings_of, systemctl
+from abupdate.cli.invocation import machine_of, settings_of, systemctl, wishes_of
 from abupdate.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -189,6 +189,17 @@ def retry(context: Context) -> None:
         return
     print(f"Slot {slot} is tried again.")
     systemctl("reboot")
+
+
+@rescue.command(hidden=True)
+def repair(context: Context) -> None:
+    """For abupdate-rescue-repair.service: what is safe by itself, before anybody asks."""
+    from abupdate.cli.show_doctor import doctor_text, tell
+    from abupdate.doctor.repair import repair as run_repair
+
+    wishes = wishes_of(context)
+    if wishes.settings.rescue.repair:
+        print(doctor_text(run_repair(machine_of(context), wishes, tell)))
 
 
 @rescue.command(hidden=True)

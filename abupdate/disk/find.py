@@ -90,8 +90,8 @@ def _partition(device: pyudev.Device) -> Partition:
     superblock = read_superblock(node)
     return Partition(
         device=node,
-        number=int(device.get("ID_PART_ENTRY_NUMBER") or device.sys_number),
-        name=device.get("PARTNAME") or device.get("ID_PART_ENTRY_NAME") or "",
+        number=int(device.properties.get("ID_PART_ENTRY_NUMBER") or device.sys_number),
+        name=device.properties.get("PARTNAME") or device.properties.get("ID_PART_ENTRY_NAME") or "",
         partuuid=_partuuid(device),
         label=superblock.label if superblock else None,
         uuid=superblock.uuid if superblock else None,
@@ -100,7 +100,7 @@ def _partition(device: pyudev.Device) -> Partition:
 
 
 def _partuuid(device: pyudev.Device) -> str:
-    return device.get("ID_PART_ENTRY_UUID") or device.get("PARTUUID") or ""
+    return device.properties.get("ID_PART_ENTRY_UUID") or device.properties.get("PARTUUID") or ""
 
 
 def _not_a_partition(root: Path, found: str) -> RefusedError:

@@ -101,12 +101,13 @@ def read_copy(fd: int, sector: int, place: int, which: str) -> Copy:
         raise DamagedTableError(f"the entries of its {which} copy are damaged")
     found = []
     for index in range(count):
-        kind, _, start, end, _, name = ENTRY.unpack_from(entries, index * size)
+        kind, guid_of, start, end, _, name = ENTRY.unpack_from(entries, index * size)
         if not any(kind):
             continue
         extent = Extent(start * sector, (end - start + 1) * sector)
         text = name.decode("utf-16-le", "replace").partition("\0")[0]
-        found.append(TableEntry(index + 1, text, extent, esp=UUID(bytes_le=kind) == _ESP))
+        is_esp, partuuid = UUID(bytes_le=kind) == _ESP, str(UUID(bytes_le=guid_of))
+        found.append(TableEntry(index + 1, text, extent, esp=is_esp, partuuid=partuuid))
     usable = Extent(low * sector, (high - low + 1) * sector)
     table = Table(UUID(bytes_le=guid), checksum, usable, tuple(found))
     return Copy(table, own, other, low, high, size, entries)

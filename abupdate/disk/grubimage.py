@@ -3,16 +3,19 @@
 One image a firmware, no module is ever read from a disk, so that what was
 tested is what runs. The BIOS image goes where GPT has room for it (the
 `bios_grub` partition) and is entered from the boot sector; the UEFI one is a
-file on the boot partition. Both hold `early.cfg` and read `grub/grub.cfg`.
+file on the boot partition. Both hold `early.cfg`, which reads `grub/grub.cfg`, and
+`lost.cfg`, which starts rescue where that is gone.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import tarfile
 import tempfile
 from pathlib import Path
 
+from abupdate.disk.partition import Extent
 from abupdate.errors import DeviceFaultError
 from abupdate.failpoints import failpoint
 from abupdate.run import run
@@ -45,12 +48,19 @@ MODULES = (
 HASH_MODULES = ("hashsum", "gcry_sha256")
 # Used where the owner wants a watchdog before the kernel. Not in Debian's signed GRUB.
 WATCHDOG_MODULES = ("setpci", "memrw")
+# What is built in besides early.cfg: a tar, as a disk of its own.
+MEMORY_MODULES = ("memdisk", "tar")
+# Makes a disk of a part of another one, for lost.cfg.
+PART_MODULES = ("loopback",)
 # For a person at GRUB's command line.
 PERSON_MODULES = ("cat", "halt", "ls")
 BIOS_MODULES = ("biosdisk",)
 EFI_MODULES = ("efi_gop", "efi_uga")
 
 SECTOR = 512
+
+# Where lost.cfg reads what boot/places.py formats: between the table and the first partition.
+PLACES = Extent((1 << 20) - 1024, 1024)
 
 # Offsets in the boot sector and in the first sector of the core image:
 # include/grub/i386/pc/boot.h and util/setup.c of GRUB 2.06 and 2.12.
@@ -64,15 +74,21 @@ _LOAD_SEGMENT = 0x820
 
 
 def bios_core(grub_dir: Path, out: Path, *, library: Path = GRUB_LIBRARY) -> None:
-    """Make the core image for BIOS boots. `grub_dir` is where early.cfg is."""
-    modules = (*MODULES, *BIOS_MODULES, *HASH_MODULES, *WATCHDOG_MODULES, *PERSON_MODULES)
+    """Make the core image for BIOS boots. `grub_dir` is where early.cfg and lost.cfg are."""
+    modules = (*MODULES, *BIOS_MODULES, *_own_modules())
     _make_image(grub_dir, out, BIOS_FORMAT, modules, library)
 
 
 def efi_image(grub_dir: Path, out: Path, *, library: Path = GRUB_LIBRARY) -> None:
-    """Make `EFI/BOOT/BOOTX64.EFI`. `grub_dir` is where early.cfg is."""
-    modules = (*MODULES, *EFI_MODULES, *HASH_MODULES, *WATCHDOG_MODULES, *PERSON_MODULES)
+    """Make `EFI/BOOT/BOOTX64.EFI`. `grub_dir` is where early.cfg and lost.cfg are."""
+    modules = (*MODULES, *EFI_MODULES, *_own_modules())
     _make_image(grub_dir, out, EFI_FORMAT, modules, library)
+
+
+def _own_modules() -> tuple[str, ...]:
+    """What Debian's signed GRUB need not have."""
+    wanted = (HASH_MODULES, WATCHDOG_MODULES, MEMORY_MODULES, PART_MODULES, PERSON_MODULES)
+    return tuple(name for names in wanted for name in names)
 
 
 def _make_image(
@@ -83,17 +99,30 @@ def _make_image(
         # The parser that reads it in the image knows no comments.
         config = Path(scratch) / "early.cfg"
         config.write_text("".join(f"{line}\n" for line in lines if not line.startswith("#")))
+        memory = Path(scratch) / "memory.tar"
+        _write_tar(memory, grub_dir / "lost.cfg")
         run(
             [
                 "grub-mkimage",
                 f"--directory={library / image_format}",
                 f"--format={image_format}",
+                # It has a prefix of its own, for which the next one is: in this order.
+                f"--memdisk={memory}",
                 "--prefix=/grub",
                 f"--config={config}",
                 f"--output={out}",
                 *modules,
             ]
         )
+
+
+def _write_tar(path: Path, content: Path) -> None:
+    """One file as a tar, the same bytes each time."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        member = tarfile.TarInfo(content.name)
+        member.size = content.stat().st_size
+        with content.open("rb") as file:
+            tar.addfile(member, file)
 
 
 def install_bios(disk: Path, core: bytes, boot: bytes, start: int, room: int) -> None:
@@ -121,6 +150,22 @@ def enter_bios(disk: Path, boot: bytes, start: int) -> None:
     with disk.open("r+b", buffering=0) as file:
         table = os.pread(file.fileno(), SECTOR, 0)
         _write_all(file.fileno(), _placed_boot_sector(boot, table, start // SECTOR), 0)
+
+
+def put_places(disk: Path, raw: bytes) -> None:
+    """Write what lost.cfg reads where it cannot read the partition table; `raw` fills its place.
+
+    Until its last sector is there GRUB takes it for none, or finds no partition there.
+    """
+    assert len(raw) == PLACES.size
+    with disk.open("r+b", buffering=0) as file:
+        _write_all(file.fileno(), raw, PLACES.start)
+
+
+def places(disk: Path) -> bytes:
+    """What is there now."""
+    with disk.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), PLACES.size, PLACES.start)
 
 
 def core_fault(disk: Path, start: int) -> str | None:

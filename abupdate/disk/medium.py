@@ -109,8 +109,16 @@ class Medium(ABC):
         """Where a partition is."""
         return self._extents[spec.name]
 
-    def finish(self, bios: PartitionSpec | None, core: bytes, boot: bytes) -> None:
+    def finish(
+        self,
+        bios: PartitionSpec | None,
+        core: bytes,
+        boot: bytes,
+        places: Callable[[gpt.Table], bytes | None],
+    ) -> None:
         """The last writes: what firmware starts. `bios`: where `core` goes, None for UEFI alone.
+
+        `places`: what GRUB shall know where it cannot read the table.
 
         Raises `ContentDiffersError` where the disk does not hold the table that was made.
         """
@@ -121,6 +129,8 @@ class Medium(ABC):
                 f"{self.path} should hold the partition table that was made, and does not.",
                 "Run it again; if it happens twice, the disk is failing.",
             )
+        if self._table is not None and (told := places(self._table)) is not None:
+            grubimage.put_places(self.path, told)
         if self._held is not None:
             at, first = self._held
             with self.path.open("r+b", buffering=0) as file:

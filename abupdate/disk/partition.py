@@ -49,7 +49,7 @@ class Extent:
 class TableEntry:
     """A partition that a table has. `name` is GPT's, empty in other tables; `esp`: UEFI's own.
 
-    `encrypted`: it is known to hold LUKS.
+    `encrypted`: it is known to hold LUKS. `partuuid`: GPT's, as the kernel writes it.
     """
 
     number: int
@@ -57,6 +57,7 @@ class TableEntry:
     extent: Extent
     esp: bool = False
     encrypted: bool = False
+    partuuid: str = ""
 
 
 def plan(

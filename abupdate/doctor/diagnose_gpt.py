@@ -1,7 +1,8 @@
 """What `doctor` sees of the partition table: both copies, and the MBR that goes with them.
 
 The kernel read it when the machine started; what happened to it since, it does not see. GRUB
-reads the first copy alone, and finds nothing of the disk without it.
+reads the first copy alone, and without it goes by a block that says where rescue and the slots
+are.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from abupdate.disk import grubimage
 from abupdate.disk.gptcopies import FIRST, SECOND, Copies
 from abupdate.doctor.findings import Finding, finding
+from abupdate.provision.grub import tells_places
 
 _REPAIR = "abupdate doctor --repair writes it again from the other copy."
 
@@ -45,4 +48,11 @@ def table_findings(disk: Path, copies: Copies | None) -> Iterator[Finding]:
             f"{copies.faults['mbr']}. The kernel looks for none then.",
             "abupdate doctor --repair writes it.",
             repairable=not copies.foreign,
+        )
+    if not tells_places(grubimage.places(disk), copies.whole.table):
+        yield finding(
+            "places-lost",
+            f"{disk} should tell GRUB in front of its first partition where rescue and the slots "
+            "are, for when the first copy of the table is lost, found something else.",
+            "abupdate doctor --repair writes it.",
         )

@@ -18,12 +18,11 @@ from abupdate.boot.envblock import SIZE, parse_lines
 from abupdate.boot.grubenv import (
     BACKUP,
     PRIMARY,
-    SECTOR,
     VALUES,
     LostError,
     decode,
-    read_from_disk,
 )
+from abupdate.boot.inplace import SECTOR, read_from_disk
 from abupdate.boot.state import NONE, BootState, Ustate, grub, other_of
 from abupdate.disk.layout import Slot
 from abupdate.doctor.findings import Finding, finding
@@ -185,7 +184,7 @@ def mark_findings(seen: str, booted: Slot | None, arguments: BootArguments) -> I
     missing one.
     """
     expected = str(booted) if booted else "R"
-    if seen in (expected, UNKNOWN) or arguments.etc_clean:
+    if seen in (expected, UNKNOWN) or arguments.etc_clean or arguments.rules_lost:
         return
     found = "none" if seen == NONE else f"the one of an earlier boot ({seen})"
     expectation = f"GRUB should have left its mark of this boot, seen={expected}"
@@ -209,12 +208,12 @@ def mark_findings(seen: str, booted: Slot | None, arguments: BootArguments) -> I
 def grub_cfg_findings(paths: Paths, *, confirmed: bool) -> Iterator[Finding]:
     """grub.cfg on the ESP against the one that the running release brings.
 
-    One that is missing is put back: nothing can be worse than without it. One
-    that differs is reported only. There is one grub.cfg and nothing behind it,
-    and a FAT has no atomic replacement: a rename writes the directory entry
-    and frees the old file's clusters in any order, so that a power cut between
-    the two leaves a grub.cfg whose end is gone, on a machine that then loops.
-    Nor do the bytes tell which of two is the newer one, after a rollback.
+    It is the switch, which releases leave alone. One that is missing is put back:
+    nothing can be worse than without it. One that differs is reported only: it
+    is one file, and a FAT has no atomic replacement. A rename writes the
+    directory entry and frees the old file's clusters in any order, so that a
+    power cut between the two leaves one whose end is gone, and GRUB's image goes
+    on to the rules only where it is new enough to know of them.
     """
     used, own = paths.esp / "grub" / "grub.cfg", reference(paths)
     wanted = _content(own)
@@ -243,8 +242,8 @@ def grub_cfg_findings(paths: Paths, *, confirmed: bool) -> Iterator[Finding]:
         if b"\0" in found or wanted.startswith(found):
             yield finding(
                 "grub-cfg-damaged",
-                f"{used} should be a whole text, found one that is cut off or has NUL bytes: the "
-                "next boot may end in a loop.",
+                f"{used} should be a whole text, found one that is cut off or has NUL bytes: "
+                "new rules may not be tried, and where GRUB's image is old it may loop.",
                 advice if confirmed else "Copy the one of a confirmed release there now.",
             )
             return

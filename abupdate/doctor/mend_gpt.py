@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from abupdate.disk import gptcopies
+from abupdate.disk import gptcopies, grubimage
 from abupdate.disk.gptcopies import FIRST, SECOND, Copies
 from abupdate.disk.layout import BIOS, BOOT, DATA, RESCUE, BootDisk, Partition, Slot
 from abupdate.doctor.look import Look
 from abupdate.doctor.repairs import Plan, Refusal, Repair, Wishes
+from abupdate.errors import DeviceFaultError
+from abupdate.provision.grub import places_of
 
 _OURS = (BIOS, BOOT, RESCUE, *(slot.label for slot in Slot), DATA)
 _LABELS = {
@@ -51,9 +53,29 @@ def plan(now: Look, _wishes: Wishes) -> Plan:
                 _written(disk, "mbr", gptcopies.write_protective),
             )
         )
+    if now.found("places-lost"):
+        found.append(
+            Repair(
+                "places",
+                ("places-lost",),
+                f"Write into {disk}, in front of its first partition, where rescue and the slots "
+                "are, because a BIOS's GRUB finds them by that where the first copy of the table "
+                "is lost.",
+                lambda: _put_places(disk),
+            )
+        )
     if not copies.faults:
         found += _names(now.disk, copies)
     return found
+
+
+def _put_places(disk: Path) -> str:
+    whole = gptcopies.look(disk).whole
+    told = places_of(whole.table) if whole is not None else None
+    if told is None:
+        raise DeviceFaultError(f"{disk} has no partition table any more; nothing was written.")
+    grubimage.put_places(disk, told)
+    return f"{disk} says where rescue and the slots are."
 
 
 def _written(disk: Path, which: str, write: Callable[[Copies], None]) -> Callable[[], str]:

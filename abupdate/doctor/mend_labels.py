@@ -1,6 +1,6 @@
-"""Mends labels: a slot's own, once the slot was read, and one that is there twice.
+"""Mends labels: those of slots and rescue, once they were read, and one that is there twice.
 
-The label is the mark that a slot is complete (docs/disk.md), by which GRUB finds it. So it
+The label is the mark that a system is complete (docs/disk.md), by which GRUB finds it. So it
 comes back only after every byte was read from the disk and found equal to the commit that the
 slot's record names.
 """
@@ -17,7 +17,8 @@ from abupdate.doctor.repairs import Plan, Refusal, Repair, Wishes
 from abupdate.errors import DeviceFaultError
 from abupdate.failpoints import failpoint
 from abupdate.update.records import SlotRecord, SlotState
-from abupdate.update.verify import compare_slot
+from abupdate.update.slots import Machine
+from abupdate.update.verify import compare_partition
 
 _LONGEST = 16  # bytes of an ext4 label
 
@@ -26,7 +27,7 @@ def plan(now: Look, wishes: Wishes) -> Plan:
     """Labels that are there twice first: GRUB takes neither of the two."""
     if now.obstacle:
         return []
-    return [*_doubled(now), *_missing(now, wishes), *_rescue(now)]
+    return [*_doubled(now), *_missing(now, wishes), *_rescue(now, wishes)]
 
 
 # --- Missing ---
@@ -81,18 +82,26 @@ def _label(
 
 
 def _labelled(now: Look, wishes: Wishes, slot: Slot, part: Partition, record: SlotRecord) -> str:
-    """Compare, label, record: a power cut before the label leaves it as it was.
-
-    After it the slot is complete, and only its record does not prove that; the next install
-    looks at all of it then.
-    """
     machine = now.machine
-    machine.unmount_leftovers()
+    done = _label_again(machine, f"slot {slot}", slot.label, part, record, wishes)
+    machine.records.write_slot(done)
+    return f"Slot {slot} equals release {record.release}, and is labelled '{slot.label}' again."
+
+
+def _label_again(
+    own: Machine, what: str, label: str, part: Partition, record: SlotRecord, wishes: Wishes
+) -> SlotRecord:
+    """Compare, label; the record of what is there now. `own`: its store has the release.
+
+    A power cut before the label leaves it as it was. After it the system is complete, and only
+    its record does not prove that; the next install looks at all of it then.
+    """
+    own.unmount_leftovers()
     filesystem.refuse_if_in_use(part.device)
     filesystem.check(part.device)
-    compare_slot(machine, slot, part.device, record, running=False, events=wishes.events)
+    compare_partition(own, what, part.device, record, running=False, events=wishes.events)
     failpoint("slot-verified")
-    filesystem.relabel(part.device, slot.label)
+    filesystem.relabel(part.device, label)
     failpoint("slot-labelled")
     superblock = filesystem.read_superblock(part.device)
     if superblock is None:
@@ -101,21 +110,39 @@ def _labelled(now: Look, wishes: Wishes, slot: Slot, part: Partition, record: Sl
             "read.",
             "The disk is failing.",
         )
-    machine.records.write_slot(
-        replace(record, uuid=superblock.uuid, superblock=superblock.fingerprint)
-    )
-    return f"Slot {slot} equals release {record.release}, and is labelled '{slot.label}' again."
+    return replace(record, uuid=superblock.uuid, superblock=superblock.fingerprint)
 
 
-def _rescue(now: Look) -> Iterator[Refusal]:
+# --- Rescue ---
+
+
+def _rescue(now: Look, wishes: Wishes) -> Iterator[Repair | Refusal]:
+    kind = ("rescue-missing",)
     named = [part for part in now.disk.partitions if part.name == RESCUE]
-    if now.found("rescue-missing") and named and named[0].label is not None:
-        yield Refusal(
-            ("rescue-missing",),
-            f"What {named[0].device} should hold is on no record here, so nothing tells whether it "
-            "is complete: abupdate rescue update fills it. Both slots still boot; without rescue "
-            "there is nothing behind them.",
-        )
+    if not now.found(*kind) or len(named) != 1 or now.found("label-doubled"):
+        return
+    part, record = named[0], now.machine.records.rescue()
+    fill = "abupdate rescue update SOURCE fills it; until then nothing is behind both slots."
+    if part.label is None or record is None or record.state != SlotState.CLEAN:
+        yield Refusal(kind, f"{part.device} holds no rescue system that was written whole: {fill}")
+        return
+    known = record
+    yield Repair(
+        "label-R",
+        kind,
+        f"Read all of the rescue system on {part.device}, and where it equals release "
+        f"{record.release} of its store, label it '{RESCUE}' again, because GRUB finds it by that "
+        "alone.",
+        lambda: _rescue_labelled(now, wishes, part, known),
+    )
+
+
+def _rescue_labelled(now: Look, wishes: Wishes, part: Partition, record: SlotRecord) -> str:
+    machine = now.machine
+    own = replace(machine, paths=machine.paths.of_rescue())
+    done = _label_again(own, "the rescue system", RESCUE, part, record, wishes)
+    machine.records.write_rescue(done)
+    return f"The rescue system equals release {record.release}, and is labelled '{RESCUE}' again."
 
 
 # --- There twice ---

@@ -1,7 +1,7 @@
 """GRUB's files for a new disk: the release's own, made by its publisher, or this machine's.
 
-A folder `grub` has `grub.cfg` and `early.cfg`. Where it also has the images that were made
-of them (`make_images`), nothing of GRUB need be installed here.
+A folder `grub` has `grub.cfg`, `rules.cfg` and `early.cfg`. Where it also has the images that
+were made of them (`make_images`), nothing of GRUB need be installed here.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import abupdate
-from abupdate.disk import grubimage
+from abupdate.boot import places, rules
+from abupdate.boot.envblock import parse_block
+from abupdate.boot.places import Place
+from abupdate.boot.rules import Choice, Rules
+from abupdate.boot.rulesfiles import RulesFiles
+from abupdate.disk import gpt, grubimage
+from abupdate.disk.gpt import Table
 from abupdate.errors import RefusedError
 from abupdate.paths import Paths
 from abupdate.store.content import CommitContent
 
-CONFIG, EARLY = "grub.cfg", "early.cfg"
+CONFIG, EARLY, LOST = rules.SWITCH, "early.cfg", "lost.cfg"
 CORE, SECTOR, EFI = "core.img", "boot.img", "BOOTX64.EFI"
 _LIMIT = 16 << 20
 # Of the packages shim-signed and grub-efi-amd64-signed.
@@ -41,6 +47,7 @@ class GrubFiles:
     """
 
     config: bytes
+    rules: Rules
     early: bytes
     core: bytes
     sector: bytes
@@ -66,6 +73,41 @@ class GrubFiles:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        put_rules(folder / "grub", self.rules)
+
+
+def put_rules(folder: Path, new: Rules) -> None:
+    """The rules of a new disk, twice, and which of them run."""
+    files = RulesFiles(folder)
+    for name in rules.NAMES:
+        files.write(name, new)
+    files.choose(Choice(rules.NAMES[0]))
+
+
+def places_of(table: Table) -> bytes | None:
+    """What GRUB shall know of a disk where it cannot read this table (`grubimage.PLACES`).
+
+    None where a partition takes up that place, or none of the names is there.
+    """
+    taken = grubimage.PLACES
+    if any(e.extent.start < taken.end and taken.start < e.extent.end for e in table.entries):
+        return None
+    found = {e.name: Place(e.extent.start, e.extent.size, e.partuuid) for e in table.entries}
+    return places.encode({name: found[name] for name in places.NAMES if name in found}) or None
+
+
+def tells_places(raw: bytes, table: Table) -> bool:
+    """Whether what is at `grubimage.PLACES` tells what this table does; more does no harm."""
+    wanted = parse_block(places_of(table) or b"") or {}
+    return wanted.items() <= (parse_block(raw) or {}).items()
+
+
+def put_places(disk: Path, sector: int) -> None:
+    """Tell GRUB what the table of a disk tells. `sector`: what the disk counts in."""
+    table = gpt.read(disk, sector)
+    told = places_of(table) if table is not None else None
+    if told is not None:
+        grubimage.put_places(disk, told)
 
 
 def grub_files(
@@ -95,27 +137,29 @@ def found_files(
     signed: Signed | None = None,
     make: bool = True,
 ) -> GrubFiles:
-    """The files of the first place that has a `grub.cfg`.
+    """The files of the first place that has the whole configuration.
 
     `make`: images that are not there are made; else they are empty.
     """
-    place = next((one for one in places if one(CONFIG) is not None), None)
-    config, early = (place(CONFIG), place(EARLY)) if place else (None, None)
-    if place is None or config is None or early is None:
+    wanted = (CONFIG, rules.SOURCE, EARLY, LOST)
+    place = next((one for one in places if None not in map(one, wanted)), None)
+    config, source, early, lost = map(place, wanted) if place else (None,) * 4
+    if place is None or config is None or source is None or early is None or lost is None:
         raise RefusedError(
-            "GRUB's configuration should be in the release (/usr/lib/abupdate/grub) or on this "
-            "machine, and is on neither.",
+            f"GRUB's configuration ({', '.join(wanted)}) should be in the release "
+            "(/usr/lib/abupdate/grub) or on this machine, and is on neither.",
             "Install abupdate-grub here, or build the release with it.",
         )
     (scratch / "grub").mkdir(parents=True, exist_ok=True)
     (scratch / "grub" / EARLY).write_bytes(early)
+    (scratch / "grub" / LOST).write_bytes(lost)
     core = sector = efi = b""
     if bios:
         core = place(CORE) or (_made(scratch, grubimage.bios_core) if make else b"")
         sector = place(SECTOR) or (grubimage.bios_boot_sector() if make else b"")
     if signed is None:
         efi = place(EFI) or (_made(scratch, grubimage.efi_image) if make else b"")
-    return GrubFiles(config, early, core, sector, efi, signed)
+    return GrubFiles(config, rules.filled(source), early, core, sector, efi, signed)
 
 
 def carried(
@@ -135,7 +179,7 @@ def carried_signed(paths: Paths) -> Signed | None:
 
 
 def make_images(folder: Path) -> None:
-    """Make the images of a folder `grub` with its `early.cfg`, for who builds releases."""
+    """Make the images of a folder `grub` with what is built into them, for who builds releases."""
     grubimage.bios_core(folder, folder / CORE)
     grubimage.efi_image(folder, folder / EFI)
     (folder / SECTOR).write_bytes(grubimage.bios_boot_sector())

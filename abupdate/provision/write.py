@@ -25,7 +25,7 @@ from abupdate.errors import RefusedError
 from abupdate.events import Events
 from abupdate.failpoints import failpoint
 from abupdate.provision.belongings import Belongings
-from abupdate.provision.grub import GrubFiles
+from abupdate.provision.grub import GrubFiles, places_of
 from abupdate.provision.installer import mark
 from abupdate.provision.layout import Layout
 from abupdate.provision.plan import first_label
@@ -156,7 +156,7 @@ class _Writer:
                     compare_release(work.rescue.store, data / _RESCUE / "store.git")
         with events.step("start", "Make it start"):
             bios = named.get(BIOS) if work.grub.core else None
-            medium.finish(bios, work.grub.core, work.grub.sector)
+            medium.finish(bios, work.grub.core, work.grub.sector, places_of)
 
     def _fill_slot(self, spec: PartitionSpec) -> Filled:
         work = self._work

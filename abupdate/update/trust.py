@@ -22,7 +22,8 @@ from abupdate.update.records import replace_file
 
 _MAX_SMALL_FILE = 64 * 1024
 # initramfs/abupdate-mount gives rescue all of `trust/confirmed` as its /etc/abupdate.
-_CONFIRMED_KEYS = "trust/confirmed/allowed_signers.d/confirmed"
+KEPT_KEYS = "allowed_signers.d/confirmed"
+_CONFIRMED_KEYS = f"trust/confirmed/{KEPT_KEYS}"
 
 
 def trust_files(paths: Paths) -> TrustFiles:

@@ -51,32 +51,33 @@ def verify_slot(machine: Machine, slot: Slot | None, events: Events) -> Verified
                 "Install a release into it first.",
             )
         machine.unmount_leftovers()
-        compare_slot(
-            machine, wanted, partition.device, record,
+        compare_partition(
+            machine, f"slot {wanted}", partition.device, record,
             running=wanted == booted.slot, events=events,
         )  # fmt: skip
         return Verified(wanted, record.release, record.commit)
 
 
-def compare_slot(
+def compare_partition(
     machine: Machine,
-    slot: Slot,
+    what: str,
     device: Path,
     record: SlotRecord,
     *,
     running: bool,
     events: Events,
 ) -> None:
-    """Read all of a slot and compare it with the commit of its record.
+    """Read all of a slot, or of rescue, and compare it with the commit of its record.
 
-    The caller holds the lock. Raises `ContentDiffersError` naming the paths that differ.
+    `what`: "slot A", or as else it is called. `machine`: its store has the release. The caller
+    holds the lock. Raises `ContentDiffersError` naming the paths that differ.
     """
     outputs = machine.records.outputs(record)
     if outputs is None:
         raise ContentDiffersError(
-            f"What fixups left in slot {slot} should be kept with the SHA-256 "
+            f"What fixups left in {what} should be kept with the SHA-256 "
             f"{record.outputs}, found none or another: nothing can be compared with it.",
-            f"Install a release into slot {slot} again.",
+            f"Install a release into {what} again.",
         )
     # The running slot cannot be unmounted, and so is read through the cache.
     options = _READ_OPTIONS if running else f"{_READ_OPTIONS},noload"
@@ -85,13 +86,14 @@ def compare_slot(
         filesystem.drop_cache(device)
     with (
         open_commit(machine.store(), record.commit, record.manifest_sha256) as content,
-        events.step("verify", f"Read slot {slot}"),
+        events.step("verify", f"Read {what}"),
         filesystem.mounted(device, machine.mountpoint, options) as mountpoint,
     ):
         differences = compare(mountpoint, content, events, outputs)
     if differences:
         raise ContentDiffersError(
-            f"Slot {slot} should equal release {record.release}, but {describe(differences)}.",
+            f"{what[0].upper()}{what[1:]} should equal release {record.release}, but "
+            f"{describe(differences)}.",
             "Install the release again into the other slot; a disk that changes what it "
             "holds is failing.",
         )

@@ -78,6 +78,22 @@ def test_a_sound_device_in_rescue(rescue: RescueDevice, capsys: Capsys) -> None:
     quiet(rescue, capsys, rescue.hashes())
 
 
+@pytest.mark.row("U15")
+def test_rescue_mends_by_itself(rescue: RescueDevice, capsys: Capsys) -> None:
+    """As soon as it is up; unless its owner does not want that."""
+    marked(rescue)
+    capsys.readouterr()
+    rescue.remove(PRIMARY)
+    rescue.configure("rescue.repair=false")
+    assert rescue.run("rescue", "repair") == 0
+    assert capsys.readouterr().out == ""
+    assert not rescue.env().exists()
+    rescue.configure("rescue.repair=true")
+    assert rescue.run("rescue", "repair") == 0
+    assert "Both copies of the boot state were written again" in capsys.readouterr().out
+    assert rescue.env().exists()
+
+
 # --- Partition table ---
 
 
@@ -115,6 +131,25 @@ def test_partition_table(
     assert str(disk) in done[name]["says"]
     assert "because" in done[name]["says"]
     assert disk.read_bytes() == whole
+    quiet(rescue, capsys, before)
+
+
+@pytest.mark.row("U15")
+def test_where_rescue_and_slots_are(rescue: RescueDevice, capsys: Capsys) -> None:
+    """What GRUB goes by without a table; what it says besides is nobody's harm."""
+    marked(rescue)
+    disk, before, where = rescue.top / "disk", rescue.hashes(), grubimage.PLACES
+    whole = disk.read_bytes()
+    block = whole[where.start : where.end]
+    assert b"\nrootA=2048+" in block and b"\nrootB_partuuid=" in block
+    grubimage.put_places(disk, block.replace(b"#####", b"x=yz\n", 1))
+    quiet(rescue, capsys, before)
+    for bad in (bytes(len(block)), block.replace(b"rootA=2048+", b"rootA=2049+")):
+        grubimage.put_places(disk, bad)
+        code, found, _ = doctor(rescue, capsys)
+        assert (code, set(found)) == (0, {"places-lost"})
+        assert set(repaired(rescue, capsys)) == {"places"}
+        assert disk.read_bytes() == whole
     quiet(rescue, capsys, before)
 
 
@@ -187,7 +222,10 @@ def test_an_esp_that_was_emptied(
     rescue.remount("ro")
     code, found, _ = doctor(rescue, capsys)
     assert code == 11
-    assert set(found) == {"grub-cfg-missing", "esp-file-missing", "copies-lost", "copy-missing"}
+    assert set(found) == {
+        "grub-cfg-missing", "esp-file-missing", "copies-lost", "copy-missing",
+        "rules-choice-lost", "rules-damaged",
+    }  # fmt: skip
     cut(monkeypatch, rescue, capsys, "esp-file-written")
     assert rescue.env("grub.cfg").read_bytes() == config
     lose_state(rescue)

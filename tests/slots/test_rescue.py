@@ -354,6 +354,42 @@ def test_nothing_else_writes_rescue(device: BootDevice, bundles: dict[str, Path]
 # --- once, and again ---
 
 
+@pytest.mark.row("U15")
+def test_rescue_gets_its_label_back(
+    device: BootDevice, bundles: dict[str, Path], capsys: Capture
+) -> None:
+    """Only where it was read, and is what its record says."""
+    assert device.run("doctor", "--repair") == 0
+    assert "holds no rescue system that was written whole" in capsys.readouterr().out
+    assert device.run("rescue", "update", bundles["1"]) == 0
+    relabel(device, "lost")
+    assert device.run("doctor") == 0
+    assert "[rescue-missing]" in capsys.readouterr().out
+    assert device.run("doctor", "--repair") == 0
+    told = capsys.readouterr().out
+    assert "The rescue system equals release 1, and is labelled 'rescue' again." in told
+    assert label(device.others[RESCUE, 3]) == "rescue"
+    assert device.run("rescue", "update", bundles["1"]) == 3
+    relabel(device, "lost")
+    write_into(device, "etc/release", "release 9\n")
+    assert device.run("doctor", "--repair") == 11
+    assert "The rescue system should equal release 1, but" in capsys.readouterr().out
+    assert label(device.others[RESCUE, 3]) == "lost"
+
+
+def relabel(device: BootDevice, name: str) -> None:
+    words = ["tune2fs", "-L", name, str(device.others[RESCUE, 3])]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def write_into(device: BootDevice, name: str, text: str) -> None:
+    mounted = device.top / "mounted"
+    mounted.mkdir(exist_ok=True)
+    subprocess.run(["mount", device.others[RESCUE, 3], mounted], check=True)
+    (mounted / name).write_text(text)
+    subprocess.run(["umount", mounted], check=True)
+
+
 def test_rescue_once(device: BootDevice, bundles: dict[str, Path], capsys: Capture) -> None:
     assert device.run("rescue", "boot") == 7
     assert "should have one rescue system, found 0" in capsys.readouterr().err

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import demo_parts
@@ -14,38 +11,16 @@ import device
 import guest
 import publisher
 import pytest
-from device_vm import MEDIUM, DeviceVM, make_medium
-from guest import DISK_TOOLS, FULL_KERNEL, Release
-from image import Sizes
+from device_vm import MEDIUM, make_medium
 from serial_console import SerialConsole
-from vm import VM, Disk, accelerator
+from vm import accelerator
 
-from abupdate.disk.drive import look
 from abupdate.disk.images import content_hash, make_vfat
 from abupdate.disk.layout import MIB
 from tests.slots.webserver import Site, serving
+from tests.vm.rescue_vm import RESCUE, SIZES, Parts, extent, in_rescue, machine, zero
 
 pytestmark = pytest.mark.long
-
-SIZES = Sizes(rescue=512 * MIB)
-# With drivers for USB, which Debian's kernel for clouds has not.
-RESCUE = Release(
-    "1",
-    kernel=FULL_KERNEL,
-    packages=("curl", *DISK_TOOLS),
-    compatible=f"{guest.COMPATIBLE}:rescue",
-)
-MEMORY = 1024  # MiB
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A new device's disk, bundles of its releases and of a rescue system."""
-
-    disk: Path
-    two: Path
-    medium: Path
-    accel: str
 
 
 @pytest.fixture(scope="module")
@@ -59,55 +34,10 @@ def parts(images: Path) -> Parts:
     return Parts(disk, slots.bundle("2"), medium, accel)
 
 
-@contextmanager
-def machine(
-    disk: Path, parts: Parts, stick: Path | None = None, memory: int = MEMORY
-) -> Iterator[DeviceVM]:
-    """Powered on: a machine with that disk and the medium; 10.0.2.2 is this one.
-
-    With a stick, it has no network.
-    """
-    extra = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0"]
-    disks = [Disk(disk, bootindex=1), Disk(parts.medium, readonly=True)]
-    if stick is not None:
-        extra, disks = [], [*disks, Disk(stick, "usb")]
-    with VM(disks, accel=parts.accel, memory=memory, extra=extra) as vm:
-        found = DeviceVM(vm)
-        found.power_on()
-        yield found
-
-
-def in_rescue(machine: DeviceVM) -> None:
-    """Rescue came up, from memory."""
-    machine.wait_for_boot(release="1", boot="rescue")
-    machine.settle()
-    assert machine.status()["booted"]["slot"] == "R"
-
-
-@dataclass(frozen=True)
-class Extent:
-    offset: int
-    size: int
-
-
-def extent(disk: Path, name: str) -> Extent:
-    (found,) = [one.entry.extent for one in look(disk).partitions if one.entry.name == name]
-    return Extent(found.start, found.size)
-
-
-def zero(disk: Path, name: str) -> None:
-    """All of a partition."""
-    where, chunk = extent(disk, name), bytes(MIB)
-    with disk.open("r+b") as file:
-        file.seek(where.offset)
-        for _ in range(where.size // MIB):
-            file.write(chunk)
-
-
 def hash_of(disk: Path, name: str, tmp_path: Path) -> str:
     where, copy = extent(disk, name), tmp_path / "part"
     with disk.open("rb") as file, copy.open("wb") as out:
-        file.seek(where.offset)
+        file.seek(where.start)
         out.write(file.read(where.size))
     return content_hash(copy)
 
