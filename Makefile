@@ -44,7 +44,7 @@ test-quick: install-tools
 
 # Machines that `make test` has no time for; an hour and a half.
 test-machines: install-tools
-	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py tests/vm/test_provision.py tests/vm/test_fielded.py tests/vm/test_rescue.py
+	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py tests/vm/test_provision.py tests/vm/test_fielded.py tests/vm/test_rescue.py tests/vm/test_repairs.py
 
 # Every way a trial can end, in one machine, podman too; writes docs/health-stories.md. Half an hour.
 test-health: install-tools
@@ -60,7 +60,8 @@ hostile: install-tools
 crash-all: install-tools
 	rm -rf .cache/life
 	PYTHONPATH=qemu $(BIN)/python -m tests.cuts --count $(CUTS) --minimum 500 --keep .cache/life
-	ABUPDATE_LIFE=.cache/life $(BIN)/pytest tests/vm/test_cuts.py tests/vm/test_disk_errors.py
+	PYTHONPATH=qemu $(BIN)/python -m tests.cuts.switch --minimum 500
+	ABUPDATE_LIFE=.cache/life $(BIN)/pytest tests/vm/test_cuts.py tests/vm/test_switch_cuts.py tests/vm/test_disk_errors.py
 	rm -rf .cache/life
 
 # Updates back and forth, with the power cut at random moments. ARGS="--seed N": the same choices.
@@ -74,6 +75,7 @@ test-model: install-tools
 # Every state of the boot rules in real GRUB; half an hour on two cores. ARGS=--other: the other
 # Debian's GRUB; ARGS="--firmware uefi" takes three hours.
 test-grub-all: install-tools
+	PYTHONPATH=qemu $(BIN)/python -m tests.grub.switchbox
 	PYTHONPATH=qemu $(BIN)/python -m tests.grub.sweep --all $(ARGS)
 
 # abupdate beside its peers on real ext4, as root; twenty minutes, and twenty more the first time.

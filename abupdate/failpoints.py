@@ -72,6 +72,11 @@ NAMES = frozenset(
         "store-fetched",
         "slot-verified",
         "slot-labelled",
+        "rules-written",
+        "rules-summed",
+        "rules-chosen",
+        "rules-offered",
+        "rules-told",
     }
 )
 

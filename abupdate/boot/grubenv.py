@@ -7,7 +7,8 @@ ones with one write in place. Every variable lies within the first 512 bytes,
 and values never change their width, so that the change is one sector. A copy
 where it would be more than that (missing, of another length, something behind
 the first sector) is made anew beside the old one, and renamed over it. Then
-the file is read back from the disk, past the page cache, and compared.
+the file is read back from the disk, past the page cache, and compared
+(`inplace`).
 
 The copies are written one after the other; the second never holds a trial
 (see `state.backup_of`). When writing one fails, the other stays as it is: GRUB
@@ -16,33 +17,26 @@ then has the old state, or the new one, and doing it again ends well.
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import mmap
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.boot import inplace
 from abupdate.boot.envblock import SIZE, parse_block
+from abupdate.boot.inplace import SECTOR
 from abupdate.boot.state import BootState, Ustate, backup_of
-from abupdate.errors import DeviceFaultError, NoSpaceError
+from abupdate.errors import DeviceFaultError
 from abupdate.failpoints import failpoint
 from abupdate.run import run_small
 
 PRIMARY = "grubenv"
 BACKUP = "grubenv.bak"
 
-# What a disk writes as one: all variables must be in it.
-SECTOR = 512
-# Enough for a file that has grown; more is not ours. O_DIRECT wants a multiple
-# of the largest sector there is.
-_READ_LIMIT = 64 * 1024
-
-# Every value that may be, in the order of the file. `grub.cfg` checks the same.
+# Every value that may be, in the order of the file. GRUB's rules check the same.
 VALUES: Mapping[str, str] = {
     "fmt": "1",
     "slot": "[AB]",
@@ -204,7 +198,7 @@ class Grubenv:
     def _read_copy(self, name: str, problems: list[str]) -> BootState | None:
         path = self._directory / name
         try:
-            raw = read_from_disk(path, _READ_LIMIT)
+            raw = inplace.read_from_disk(path, inplace.LIMIT)
             state = decode(raw)
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
@@ -226,147 +220,13 @@ class Grubenv:
                 return state.ustate
         return Ustate.OK
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[None]:
         """Only one writer at a time, whichever process it is in."""
-        try:
-            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DeviceFaultError(
-                f"{self._directory} should be the folder of the boot state: {error.strerror}.",
-                "Is the boot partition mounted?",
-            ) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+        return inplace.locked(self._directory)
 
     def _put(self, name: str, raw: bytes) -> None:
         path = self._directory / name
-        try:
-            if _differs_in_one_sector(path, raw):
-                _overwrite(path, raw)
-            else:
-                _create(path, raw)
-            # Also for a name that an earlier writer made and was ended before this.
-            _sync_folder(self._directory)
-            _read_back(path, raw)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpaceError(
-                    f"The boot state could not be written to {path}: {error.strerror}.",
-                    f"Free {SIZE} bytes on the boot partition: what is not in its folders "
-                    "`EFI` and `grub` is not abupdate's.",
-                ) from error
-            raise DeviceFaultError(
-                f"The boot state could not be written to {path}: {error.strerror}.",
-                "Is the boot partition damaged or write-protected?",
-            ) from error
-
-
-def _differs_in_one_sector(path: Path, raw: bytes) -> bool:
-    """Whether the old copy becomes these bytes, or stays, when any of its sectors are written."""
-    try:
-        old = read_from_disk(path, SIZE + 1)
-    except OSError:
-        return False  # missing, a link, or not readable: nothing in it is of use
-    return len(old) == SIZE and old[SECTOR:] == raw[SECTOR:]
-
-
-def _overwrite(path: Path, raw: bytes) -> None:
-    """One write over the old bytes: no truncation, no new clusters."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        _write_whole(fd, raw)
-    finally:
-        os.close(fd)
-
-
-def _create(path: Path, raw: bytes) -> None:
-    """A copy that cannot be changed in one sector: made anew beside it, and renamed over it.
-
-    It is read back before the rename already: the old copy may be one that GRUB uses.
-    """
-    fresh = path.with_name(path.name + ".new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(fresh, flags, 0o644)
-    try:
-        try:
-            _write_whole(fd, raw)
-            _read_back(fresh, raw)
-            os.replace(fresh, path)  # noqa: PTH105 - tests put a simulated disk in the place of `os`
-        except (OSError, DeviceFaultError):
-            with suppress(OSError):
-                os.unlink(fresh)  # noqa: PTH108
-            raise
-        # ext4 keeps the new name with the directory, vfat with the file
-        # (vfat_rename in fs/fat/namei_vfat.c leaves the entry to the inode's own write-out).
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_whole(fd: int, raw: bytes) -> None:
-    written = os.pwrite(fd, raw, 0)
-    if written != len(raw):
-        raise OSError(errno.EIO, f"only {written} of {len(raw)} bytes were written")
-    os.fsync(fd)
-
-
-def _read_back(path: Path, raw: bytes) -> None:
-    if read_from_disk(path, SIZE + 1) != raw:
-        raise DeviceFaultError(
-            f"{path} should hold the boot state that was just written, but the disk gives "
-            "other bytes back.",
-            "The disk is failing or does not keep what is written to it.",
-        )
-
-
-def read_from_disk(path: Path, limit: int) -> bytes:
-    """At most `limit` bytes (64 KiB at most) of a file, from the disk and not from the page cache.
-
-    What GRUB will find, that is, also after a write that failed. While somebody
-    else writes, the kernel lets this wait, so that no half of a write is seen.
-    A filesystem that knows no O_DIRECT (tmpfs, which has no disk) is read the
-    ordinary way, after the kernel was asked to forget the pages.
-    """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        fd = os.open(path, flags | os.O_DIRECT)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return _read_uncached(path, limit)
-    # Anonymous memory begins at a page: aligned as O_DIRECT wants it.
-    buffer = mmap.mmap(-1, _READ_LIMIT)
-    try:
-        length = os.preadv(fd, [buffer], 0)
-        return buffer[: min(length, limit)]
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return _read_uncached(path, limit)
-    finally:
-        buffer.close()
-        os.close(fd)
-
-
-def _read_uncached(path: Path, limit: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return os.pread(fd, limit, 0)
-    finally:
-        os.close(fd)
+        inplace.put(path, raw, "boot state", over=inplace.changes_one_sector(path, raw))
 
 
 def _scratch_parent() -> str | None:

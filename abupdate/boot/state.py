@@ -3,8 +3,8 @@
 This module is the specification. The first half is userland's: each function
 is one row of the table in docs/boot-state-machine.md, takes the state that
 `grubenv` holds and gives the one to write, or raises `RefusedError`. The second
-half, `grub`, is what `grub/grub.cfg` does with it; the tests boot the real
-`grub.cfg` and compare.
+half, `grub`, is what `grub/rules.cfg` does with it; the tests boot the real
+file and compare.
 
 Slots are "A" and "B", rescue is "R", none is "x": one character, so that a
 change of value never moves another byte of the file.

@@ -115,6 +115,12 @@ def status_text(report: StatusReport) -> str:
         lines.append(f"  rescue   release {report.rescue_release or 'unknown'}")
     else:
         lines.append(f"  rescue   {_RESCUE[report.rescue]}: nothing stands behind the two slots")
+    if report.rules is not None and report.rules.next is not None:
+        lines.append("  rules    GRUB tries newer ones at the next boot")
+    if report.rules is not None and report.rules.failed is not None:
+        lines.append(
+            f"  rules    the release's own ({report.rules.failed}) failed; GRUB has others"
+        )
     if report.failed:
         lines.append(f"  failed   {', '.join(report.failed)}: not tried again by itself")
     if report.job:

@@ -15,6 +15,7 @@ from abupdate.doctor import (
     diagnose_disk,
     diagnose_esp,
     diagnose_gpt,
+    diagnose_rules,
     diagnose_state,
     diagnose_store,
     diagnose_trust,
@@ -70,6 +71,11 @@ class Look:
         record = self.machine.records.slot(self.booted)
         complete = record is not None and record.state == SlotState.CLEAN
         return complete and record is not None and record.confirmed is not None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a slot runs that was confirmed."""
+        return self.booted is not None and self.trusted
 
     @property
     def obstacle(self) -> str | None:
@@ -137,7 +143,9 @@ def _state_findings(
     paths = machine.paths
     reading = machine.grubenv().read()
     state = reading.state
-    confirmed = replace(now, state=state).trusted and obstacle is None
+    known = replace(now, state=state)
+    confirmed = known.trusted and obstacle is None
+    rules_obstacle = obstacle
     if state is None:
         obstacle = "Both are lost: which slot may boot, records and labels must tell."
     elif reading.source == "backup" and obstacle is None:
@@ -154,6 +162,11 @@ def _state_findings(
     if mark is not None:
         found += diagnose_state.mark_findings(mark, booted, arguments)
     found += diagnose_state.grub_cfg_findings(paths, confirmed=confirmed)
+    if not working:
+        trusted = known.trusted
+        found += diagnose_rules.rules_findings(
+            machine, rules_obstacle, trusted=trusted, confirmed=known.confirmed
+        )
     return state, found
 
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from abupdate.doctor import mend_data, mend_esp, mend_gpt, mend_labels, mend_state, mend_store
+from abupdate.doctor import (
+    mend_data,
+    mend_esp,
+    mend_gpt,
+    mend_labels,
+    mend_rules,
+    mend_state,
+    mend_store,
+)
 from abupdate.doctor.findings import Finding
 from abupdate.doctor.look import Look
 from abupdate.doctor.repairs import Plan, Refusal, Repair, Wishes
@@ -20,6 +28,7 @@ Stage = Callable[[Look, Wishes, frozenset[str]], Plan]
 STAGES: tuple[Stage, ...] = (
     lambda now, wishes, _: mend_gpt.plan(now, wishes),
     lambda now, wishes, _: mend_esp.plan(now, wishes),
+    lambda now, _, __: mend_rules.plan(now),
     lambda now, _, tried: mend_data.plan(now, tried),
     lambda now, wishes, _: mend_store.plan(now, wishes),
     lambda now, wishes, _: mend_labels.plan(now, wishes),

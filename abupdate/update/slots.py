@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from abupdate.boot.cmdline import BootArguments
 from abupdate.boot.cmdline import parse as parse_cmdline
 from abupdate.boot.grubenv import Grubenv
+from abupdate.boot.rulesfiles import RulesFiles
 from abupdate.boot.state import RESCUE as RESCUE_NAME
 from abupdate.boot.state import BootState
 from abupdate.disk.layout import RESCUE, BootDisk, Partition, Slot
@@ -98,6 +99,12 @@ class Machine:
         from abupdate.disk.filesystem import writable
 
         return Grubenv(self.paths.esp / "grub", writable=partial(writable, self.paths.esp))
+
+    def rules(self) -> RulesFiles:
+        """The rules of GRUB on the ESP, made writable only for a write."""
+        from abupdate.disk.filesystem import writable
+
+        return RulesFiles(self.paths.esp / "grub", writable=partial(writable, self.paths.esp))
 
     def store(self) -> Repository:
         """The git repository on data."""

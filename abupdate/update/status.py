@@ -17,9 +17,11 @@ from abupdate.boot.state import NONE, BootState, Ustate
 from abupdate.disk.layout import RESCUE, UNFINISHED_RESCUE, BootDisk, Partition, Slot
 from abupdate.errors import AbupdateError, RefusedError
 from abupdate.health.mounts import TOLD, mounts_that
+from abupdate.update import rules_record
 from abupdate.update.carried import carried
 from abupdate.update.job import running_job
 from abupdate.update.records import Intent, SlotRecord
+from abupdate.update.release_rules import foreign_text, own_rules
 from abupdate.update.slots import Booted, Machine
 
 SCHEMA_VERSION = 1
@@ -109,12 +111,30 @@ class EtcStatus:
 
 
 @dataclass(frozen=True)
+class RulesStatus:
+    """GRUB's rules on the boot partition. `runs`: which of the two started this boot, a or b.
+
+    `number` of those in use, and `release` of those that the running release brings. `next`:
+    which GRUB tries once at the next boot. `failed`: the number of the release's, where they were
+    tried and failed; they are not tried again.
+    """
+
+    runs: str | None
+    use: str
+    number: int
+    next: str | None
+    release: int | None
+    failed: int | None
+
+
+@dataclass(frozen=True)
 class StatusReport:
     """All of `abupdate status --json`. Times are seconds since the epoch.
 
     `failed`: releases that were given up here, and are not tried again by themselves.
     `rescue`: ready, unfinished (writing it was cut off), empty (a partition without a rescue
     system) or none; `rescue_release`: what it holds, None where that is not known.
+    `rules` is None where which rules GRUB uses cannot be read.
     `problems`: what is not as it should be, a difference between what was
     installed, what runs and the boot state among it.
     """
@@ -125,6 +145,7 @@ class StatusReport:
     boot: BootStatus | None
     rescue: str
     rescue_release: str | None
+    rules: RulesStatus | None
     last_install: InstallStatus | None
     etc: EtcStatus | None
     failed: list[str]
@@ -151,6 +172,7 @@ def collect(machine: Machine) -> StatusReport:
         boot=_boot(state, reading.source) if state else None,
         rescue=rescue,
         rescue_release=held.release if held is not None and rescue == "ready" else None,
+        rules=_rules(machine, booted, problems),
         last_install=_last_install(intent, state, working is not None) if intent else None,
         etc=_etc(machine, booted),
         failed=[failed.release for failed in machine.records.failed()],
@@ -165,6 +187,26 @@ def _rescue(disk: BootDisk) -> str:
     if disk.labelled(UNFINISHED_RESCUE):
         return "unfinished"
     return "empty" if any(part.name == RESCUE for part in disk.partitions) else "none"
+
+
+def _rules(machine: Machine, booted: Booted, problems: list[str]) -> RulesStatus | None:
+    reading = machine.rules().read()
+    choice = reading.choice
+    used = reading.files[choice.use] if choice is not None else None
+    if choice is None or used is None:
+        return None
+    own = own_rules(machine.paths)
+    failed = rules_record.read(machine.paths.state).failure(own.digest) if own else None
+    if not used.rules.readable:
+        problems.append(foreign_text(used.rules, own))
+    return RulesStatus(
+        runs=booted.arguments.rules,
+        use=choice.use,
+        number=used.rules.number,
+        next=choice.tried if choice.tried != NONE else None,
+        release=own.number if own else None,
+        failed=failed.number if failed else None,
+    )
 
 
 def _etc(machine: Machine, booted: Booted) -> EtcStatus | None:

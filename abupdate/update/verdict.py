@@ -20,7 +20,7 @@ from abupdate.config import Settings, load
 from abupdate.errors import BusyError, UsageError
 from abupdate.events import Events
 from abupdate.health.watch import Watched
-from abupdate.update import evidence, seen, trials
+from abupdate.update import evidence, rules, seen, trials
 from abupdate.update.health import health_check
 from abupdate.update.job import job
 from abupdate.update.judge import (
@@ -71,6 +71,7 @@ def boot_began(machine: Machine, events: Events) -> None:
         found = TrialBoot(trial.boot_id, trial.attempt, began)
         attempt_note(lambda: kept.started(commit, found), events.warning, "record of this boot")
     attempt_note(lambda: _keep_crash(machine, commit), events.warning, "crash text")
+    attempt_note(lambda: rules.came_up(machine), events.warning, "rules of this boot")
 
 
 def _remember(machine: Machine) -> None:
@@ -148,13 +149,14 @@ def _healthy(
     settle(machine, healthy, events)
     note_trust(machine, events)
     again = rearm_interrupted(machine, healthy, booted, events)
+    told = rules.follow(machine, booted, events, offers=again is None)
     text = f"Slot {booted.slot} is healthy."
     if again is not None:
         text += (
             f" The trial of release {again.release} was interrupted; it is armed once more, from "
             "the next boot."
         )
-    return Verdict(text)
+    return Verdict(f"{text} {told}" if told else text)
 
 
 def boot_failed(machine: Machine, events: Events) -> Verdict:

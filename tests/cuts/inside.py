@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from abupdate.boot import grubenv, state
+from abupdate.boot import grubenv, inplace, state
 from abupdate.boot.state import BootState
 from abupdate.cli import invocation
 from abupdate.cli.main import main
@@ -50,7 +50,7 @@ def truncate_grubenv(_machine: Machine, _slot: Slot) -> None:
             os.fsync(file.fileno())
             file.write(raw)
 
-    grubenv._overwrite = overwrite
+    inplace._overwrite = overwrite
 
 
 def label_before_read_back(_machine: Machine, slot: Slot) -> None:

@@ -1,4 +1,4 @@
-"""A machine that only boots: real GRUB, the real grub.cfg, and the probe kernel.
+"""A machine that only boots: real GRUB, its real configuration, and the probe kernel.
 
 `Disk` is a small image of the real layout whose parts a test can damage;
 `boot` starts it once in QEMU and tells what came up. The disk keeps what GRUB
@@ -24,9 +24,11 @@ from typing import Literal
 import write_log
 from hardware import Bus, device_options, flash_options
 
+from abupdate.boot import rules
 from abupdate.boot.cmdline import BootArguments, abupdate_env, parse, sha256sums
 from abupdate.disk import grubimage, partition
 from abupdate.disk.layout import MIB, PartitionSpec, partitions
+from abupdate.provision.grub import put_places, put_rules
 
 HERE = Path(__file__).parent
 GRUB = HERE.parent.parent / "grub"
@@ -90,11 +92,16 @@ def build_disk(image: Path, library: Path = grubimage.GRUB_LIBRARY) -> None:
         core, place = (scratch / "core.img").read_bytes(), extents[0]
         boot_sector = grubimage.bios_boot_sector(library)
         grubimage.install_bios(image, core, boot_sector, place.start, place.size)
+        put_places(image, grubimage.SECTOR)
         boot = f"{image}@@{extents[1].start}"
         _run(["mformat", "-i", boot, "-T", str(_BOOT // 512), "-h", "16", "-s", "32", "-v", "BOOT"])
         _run(["mmd", "-i", boot, "::/EFI", "::/EFI/BOOT", "::/grub"])
         _run(["mcopy", "-i", boot, scratch / "boot.efi", "::/EFI/BOOT/BOOTX64.EFI"])
-        _run(["mcopy", "-i", boot, GRUB / "grub.cfg", "::/grub/grub.cfg"])
+        (scratch / "grub").mkdir()
+        shutil.copy(GRUB / rules.SWITCH, scratch / "grub")
+        put_rules(scratch / "grub", rules.filled((GRUB / rules.SOURCE).read_bytes()))
+        for path in sorted((scratch / "grub").iterdir()):
+            _run(["mcopy", "-i", boot, path, f"::/grub/{path.name}"])
         probe = build_probe(scratch)
         for slot, number in NUMBERS.items():
             tree = scratch / slot

@@ -165,7 +165,10 @@ def test_nothing_boots_restarts_the_machine(disk: Disk) -> None:
 
 
 def test_no_configuration_restarts_the_machine(disk: Disk) -> None:
-    disk.write_boot("grub/grub.cfg", None)
+    for name in ("grub.cfg", "rules-a.cfg", "rules-b.cfg"):
+        disk.write_boot(f"grub/{name}", None)
+    for slot in "RAB":
+        disk.relabel(slot, "none")
     found = boot(disk, fast_clock=True)
     assert found.kernel is None and "grub.cfg is missing" in found.text
 

@@ -1,4 +1,4 @@
-"""The real grub.cfg against the rules in `abupdate/boot/state.py`, state by state.
+"""The real rules of GRUB against those in `abupdate/boot/state.py`, state by state.
 
 A spread of the cases is booted here; `make test-grub-all` boots all of them.
 """

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import secure_boot
 
+from abupdate.boot import rules
 from abupdate.boot import state as boot_state
-from tests.grub import linuxbox
+from abupdate.boot.rules import Choice
+from tests.grub import linuxbox, switchbox
 from tests.grub.device import Device
 from tests.grub.grubbox import Booted, Disk, boot
 from tests.grub.linuxbox import INITRD, KERNEL
@@ -92,6 +94,18 @@ def test_kernel_that_comes_back(device: Device) -> None:
     assert device.state().trial == "B"
     assert came_up(start(device, unreadable=[bad])) == ("A", "fallback")
     assert device.state().failed == "B"
+
+
+def test_rules_that_return(device: Device) -> None:
+    """New rules only leave a kernel loaded: the machine starts anew, by the old ones."""
+    device.write(boot_state.provision(TRIES, LIMIT))
+    switchbox.put_tried(device.disk, switchbox.RETURNING)
+    found = start(device)
+    assert found.kernel is None and "rules b ended" in found.text
+    found = start(device)
+    assert found.arguments.rules == "a" and "left=behind" not in found.cmdline
+    assert came_up(found) == ("A", "normal")
+    assert rules.decode(device.disk.read_boot("grub/rules.env")) == Choice("a")
 
 
 def without_signature(kernel: bytes) -> bytes:

@@ -23,6 +23,7 @@ PATCHES = sorted(HERE.glob("*.patch"))
 # What a judge is started with, and what it says when it has seen the difference.
 JUDGES = {
     "sweep": (["tests.grub.sweep", "--count", "200", "--first", "--jobs", "1"], "DIFFERS: "),
+    "switch": (["tests.grub.switchbox"], "DIFFERS: "),
     "model": (["tests.model", "--quick", "--first"], " states, "),
 }
 _SECONDS = 300.0

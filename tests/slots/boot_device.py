@@ -17,13 +17,16 @@ from pathlib import Path
 
 import pytest
 
+from abupdate.boot import rules
 from abupdate.boot.grubenv import BACKUP, PRIMARY, decode, encode
+from abupdate.boot.state import RESCUE as RESCUE_ONCE
 from abupdate.boot.state import GrubBoot, grub
 from abupdate.disk import grubimage
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import BIOS, BOOT, DATA, RESCUE, BootDisk, Partition, PartitionSpec, Slot
 from abupdate.disk.partition import Extent, make_table
 from abupdate.errors import AbupdateError
+from abupdate.provision.grub import put_places, put_rules
 from tests.slots import loop
 from tests.slots.device import Device
 
@@ -120,20 +123,40 @@ class BootDevice(Device):
     def copies(self) -> tuple[bytes, bytes]:
         return self.env(PRIMARY).read_bytes(), self.env(BACKUP).read_bytes()
 
-    def power_on(self, loads: Collection[str] = "ABR", *, saves: bool = True) -> GrubBoot:
-        """What GRUB does by the rules, to its copy on the ESP, and the boot that follows."""
+    def switch_rules(self, waits: bool, saves: bool, returns: Collection[str]) -> str:
+        """What the switch does to `rules.env`; the rules that then decide, if any."""
+        reading = self.machine.rules().read()
+        there = [name for name, file in reading.files.items() if file is not None]
+        whole = [name for name in there if reading.whole(name)]
+        done = rules.switch(reading.choice, there, whole, waits=waits, saves=saves)
+        if done.choice is not None and done.choice != reading.choice:
+            self.put(rules.CHOICE, rules.encode(done.choice))
+        return next((name for name in done.order if name not in returns), "")
+
+    def power_on(
+        self, loads: Collection[str] = "ABR", *, saves: bool = True, returns: Collection[str] = ()
+    ) -> GrubBoot:
+        """What GRUB does by the rules, to its copy on the ESP, and the boot that follows.
+
+        `returns`: rules that end without a boot.
+        """
         for name in (PRIMARY, BACKUP):
             try:
                 state = decode(self.env(name).read_bytes())
                 break
             except (OSError, AbupdateError):
                 continue
+        waits = state.on_trial is not None or state.once == RESCUE_ONCE
+        runs = self.switch_rules(waits, saves, returns)
         done = grub(state, None, loads, saves=saves)
         assert done.state is not None
         if done.state != state:
             self.put(name, encode(done.state))
         assert done.boots in ("A", "B")
         self.start(Slot(done.boots), str(done.how))
+        if runs:
+            said = self.paths.cmdline.read_text().strip()
+            self.paths.cmdline.write_text(f"{said} abupdate.rules={runs}\n")
         return done
 
     def stop(self) -> None:
@@ -178,18 +201,20 @@ def make_boot_device(made: Device) -> BootDevice:
     device.attach(BOOT, 2, "BOOT")
     device.attach(RESCUE, 3, RESCUE)
     device.attach(DATA, 6, DATA)
-    source = Path(__file__).parent.parent.parent / "grub" / "grub.cfg"
+    source = Path(__file__).parent.parent.parent / "grub"
     subprocess.run(["mount", "-o", "remount,rw", device.paths.root], check=True)
     vendor = device.paths.vendor / "grub"
     vendor.mkdir()
-    shutil.copy(source, vendor)
-    shutil.copy(source.with_name("early.cfg"), vendor)
+    for name in (rules.SWITCH, rules.SOURCE, "early.cfg", "lost.cfg"):
+        shutil.copy(source / name, vendor)
     (vendor / "BOOTX64.EFI").write_bytes(EFI)
-    grubimage.bios_core(source.parent, vendor / "core.img")
+    grubimage.bios_core(source, vendor / "core.img")
     (vendor / "boot.img").write_bytes(grubimage.bios_boot_sector())
     subprocess.run(["mount", "-o", "remount,ro", device.paths.root], check=True)
     shutil.copytree(device.paths.esp, device.top / "saved-esp")
-    shutil.copy(source, device.top / "saved-esp" / "grub")
+    shutil.copy(source / rules.SWITCH, device.top / "saved-esp" / "grub")
+    own = rules.filled((source / rules.SOURCE).read_bytes())
+    put_rules(device.top / "saved-esp" / "grub", own)
     starter = device.top / "saved-esp" / "EFI/BOOT/BOOTX64.EFI"
     starter.parent.mkdir(parents=True)
     starter.write_bytes(EFI)
@@ -217,6 +242,7 @@ def _make_table(device: BootDevice) -> None:
     vendor = device.paths.vendor / "grub"
     core, sector = (vendor / "core.img").read_bytes(), (vendor / "boot.img").read_bytes()
     grubimage.install_bios(disk, core, sector, BIOS_PLACE.start, BIOS_PLACE.size)
+    put_places(disk, grubimage.SECTOR)
 
 
 def make_ext4(device: Path, label: str) -> None:

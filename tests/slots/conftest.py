@@ -72,8 +72,16 @@ def device(shared_device: BootDevice) -> BootDevice:
 
 
 @pytest.fixture
-def boots(device: BootDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boots:
+def boots(idle_boots: Boots) -> Boots:
     """Release 2 installed into B, nothing booted yet. Only our own check is asked."""
+    device = idle_boots.device
+    assert device.run("install", device.top / "2.bundle") == 0
+    return idle_boots
+
+
+@pytest.fixture
+def idle_boots(device: BootDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boots:
+    """Release 1 in A, and nothing in B. Only our own check is asked."""
     found = Boots(device, [], tmp_path)
 
     def look(_timeout: float) -> str:
@@ -90,7 +98,6 @@ def boots(device: BootDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     dumps = evidence.crash_dumps
     monkeypatch.setattr(evidence, "crash_dumps", lambda _root: dumps(tmp_path))
     monkeypatch.setattr(evidence, "boot_is_complete", lambda: False)
-    assert device.run("install", device.top / "2.bundle") == 0
     return found
 
 

@@ -197,6 +197,14 @@ def test_a_key_is_listed_twice(believed: Believed, keys: dict[str, Key]) -> None
     assert f"{believed.signers}:1 too" in told
 
 
+def test_a_key_that_rescue_took_over(believed: Believed, keys: dict[str, Key]) -> None:
+    """Rescue has the keys of the release that was confirmed last beside its own."""
+    believed.list(keys["alice"].line)
+    believed.owners.mkdir(parents=True, exist_ok=True)
+    (believed.paths.etc / trust.KEPT_KEYS).write_text(f"{keys['alice'].line}\n")
+    believed.found()
+
+
 def test_weak_keys(believed: Believed, keys: dict[str, Key]) -> None:
     believed.list(keys["alice"].line, rsa(2048))
     believed.found()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from abupdate import failpoints
-from abupdate.boot import grubenv
+from abupdate.boot import grubenv, inplace
 from abupdate.boot.state import Ustate
 from abupdate.disk import filesystem
 from abupdate.disk.filesystem import read_superblock
@@ -37,6 +37,7 @@ _OTHERS |= {"rescue-relabelled", "rescue-written", "rescue-labelled", "reset-fol
 _OTHERS |= {"gpt-entries-written", "gpt-half-written", "esp-file-written", "boot-code-half-written"}
 _OTHERS |= {"data-checked", "data-made", "store-set-aside", "store-made", "store-fetched"}
 _OTHERS |= {"slot-verified", "slot-labelled"}
+_OTHERS |= {"rules-written", "rules-summed", "rules-chosen", "rules-offered", "rules-told"}
 INSTALL_POINTS = sorted(failpoints.NAMES - _OTHERS)
 
 
@@ -205,7 +206,7 @@ def test_when_only_the_second_copy_of_the_boot_state_fails_it_is_told_that_it_is
     error: int,
 ) -> None:
     """GRUB uses the first one, and tries the slot: that must not be told as if it did not."""
-    overwrite = grubenv._overwrite
+    overwrite = inplace._overwrite
 
     def failing(path: Path, raw: bytes) -> None:
         if path.name == grubenv.BACKUP and device.state().trial == "B":
@@ -213,7 +214,7 @@ def test_when_only_the_second_copy_of_the_boot_state_fails_it_is_told_that_it_is
         overwrite(path, raw)
 
     with monkeypatch.context() as patch:
-        patch.setattr(grubenv, "_overwrite", failing)
+        patch.setattr(inplace, "_overwrite", failing)
         capsys.readouterr()
         assert device.run("install", device.top / "2.bundle") == (
             8 if error == errno.ENOSPC else 11

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.boot import grubenv
+from abupdate.boot import inplace
 from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import Slot
 from tests.slots.apart import run_apart, start_apart
@@ -174,7 +174,7 @@ def test_when_nothing_can_be_read_back_it_is_said(
     at(
         monkeypatch,
         "state-primary-written",
-        lambda: monkeypatch.setattr(grubenv, "read_from_disk", broken),
+        lambda: monkeypatch.setattr(inplace, "read_from_disk", broken),
     )
     capsys.readouterr()
     assert device.run("arm") == 11

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 from unittest.mock import patch
 
-from abupdate.boot import grubenv
+from abupdate.boot import grubenv, inplace
 from abupdate.boot.envblock import SIGNATURE
 from abupdate.boot.grubenv import BACKUP, PRIMARY, Grubenv, LostError, Reading, decode
 from abupdate.boot.state import BootState, Ustate, provision
@@ -57,7 +57,10 @@ def state_in(content: Content) -> BootState | None:
 
 @contextmanager
 def simulated(disk: Disk) -> Iterator[Grubenv]:
-    with patch.multiple(grubenv, os=disk, fcntl=disk, encode=block):
+    with (
+        patch.multiple(inplace, os=disk, fcntl=disk),
+        patch.multiple(grubenv, encode=block),
+    ):
         yield Grubenv(ROOT, disk.made_writable)
 
 

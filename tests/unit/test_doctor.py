@@ -221,7 +221,7 @@ def test_a_copy_of_the_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class _Context:
         def list_devices(self, **_: str) -> list[SimpleNamespace]:
-            return [SimpleNamespace(device_node=one["node"], get=one.get) for one in everywhere]
+            return [SimpleNamespace(device_node=one["node"], properties=one) for one in everywhere]
 
     monkeypatch.setattr("pyudev.Context", _Context)
     assert find.twins(disk) == [Path("/dev/w4")]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abupdate.boot import grubenv
+from abupdate.boot import grubenv, inplace
 from abupdate.boot.envblock import format_block
 from abupdate.boot.grubenv import BACKUP, PRIMARY, VALUES, Grubenv, LostError, decode
 from abupdate.boot.state import BootState, Ustate, arm, backup_of, begin
@@ -145,7 +145,7 @@ def test_cut_between_the_copies(
 
 
 def test_other_bytes_on_the_disk_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grubenv, "read_from_disk", lambda path, limit: encode(OLD))
+    monkeypatch.setattr(inplace, "read_from_disk", lambda path, limit: encode(OLD))
     with pytest.raises(DeviceFaultError, match="other bytes"):
         folder(tmp_path).write(NEW)
 
@@ -164,8 +164,8 @@ def test_read_from_disk(tmp_path: Path, where: str | None) -> None:
     file = directory / f"abupdate-test-{os.getpid()}"
     try:
         file.write_bytes(encode(NEW))
-        assert grubenv.read_from_disk(file, 1025) == encode(NEW)
-        assert grubenv.read_from_disk(file, 100) == encode(NEW)[:100]
+        assert inplace.read_from_disk(file, 1025) == encode(NEW)
+        assert inplace.read_from_disk(file, 100) == encode(NEW)[:100]
     finally:
         file.unlink()
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.boot.grubenv import BACKUP, PRIMARY, Grubenv, Reading, decode, read_from_disk
+from abupdate.boot.grubenv import BACKUP, PRIMARY, Grubenv, Reading, decode
+from abupdate.boot.inplace import read_from_disk
 from abupdate.boot.state import BootState
 from tests.unit.boot_states import CONFIRMED, NEW, OLD, block
 from tests.unit.grubenv_attempt import COPIES, state_in
