@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from abupdate.cli.main import main
-from abupdate.disk.drive import Drive, look
+from abupdate.disk.drive import Drive, look, loops_of
 from abupdate.disk.layout import MIB
 from abupdate.disk.partition import Extent
 from abupdate.paths import Paths
@@ -124,6 +125,16 @@ def mounted(disk: Path, extent: Extent, at: Path, options: str = "ro") -> Iterat
         yield at
     finally:
         subprocess.run(["umount", at], check=True)
+        until_free(disk)
+
+
+def until_free(disk: Path) -> None:
+    """Wait until no loop device has an image: what reads all disks of this machine, in a test
+    beside this one, holds it for some moments after its umount."""
+    until = time.monotonic() + 30
+    while found := loops_of(disk):
+        assert time.monotonic() < until, f"{found} of {disk} stay attached"
+        time.sleep(0.02)
 
 
 def part(disk: Path, extent: Extent, to: Path) -> Path:
