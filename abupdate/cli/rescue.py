@@ -196,10 +196,16 @@ def repair(context: Context) -> None:
     """For abupdate-rescue-repair.service: what is safe by itself, before anybody asks."""
     from abupdate.cli.show_doctor import doctor_text, tell
     from abupdate.doctor.repair import repair as run_repair
+    from abupdate.rescue.retry import note_mended
 
     wishes = wishes_of(context)
-    if wishes.settings.rescue.repair:
-        print(doctor_text(run_repair(machine_of(context), wishes, tell)))
+    if not wishes.settings.rescue.repair:
+        return
+    machine = machine_of(context)
+    report = run_repair(machine, wishes, tell)
+    print(doctor_text(report))
+    if report.repaired:
+        note_mended(machine)
 
 
 @rescue.command(hidden=True)

@@ -1,7 +1,9 @@
 """Leave rescue for what was good, after a set time: a device must not sit there for ever.
 
 Boots may have been used up by nothing but flaky power. Where nobody is at work, and a slot that
-was confirmed is complete, GRUB gets it again, with all its boots.
+was confirmed is complete, GRUB gets it again, with all its boots. Where rescue has just mended
+something (a boot state, a table, labels), that is likely what brought it here, and the slot is
+tried soon: once, for what comes back again is not mended.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from abupdate.update.slots import Booted, Machine, attempt_note, require_root, w
 
 # What a person does at a console or in a session says that somebody is there.
 _ATTENDED = "attended"
+_MENDED = "mended"
+# Enough to reach for a key and see what was mended.
+_SOON = 120.0  # seconds
 
 
 def attend(machine: Machine) -> None:
@@ -30,11 +35,21 @@ def attend(machine: Machine) -> None:
     (machine.paths.runtime / _ATTENDED).write_text(f"{evidence.uptime()}\n")
 
 
+def note_mended(machine: Machine) -> None:
+    """Something was mended: a slot is tried soon, unless that was the last thing that happened."""
+    before = [one.event for one in machine.records.history() if one.event != "repaired"]
+    if before[-1:] != ["retried"]:
+        machine.paths.runtime.mkdir(parents=True, exist_ok=True)
+        (machine.paths.runtime / _MENDED).touch()
+
+
 def retry_due(machine: Machine, settings: Settings) -> bool:
     """Whether nobody has been at work in rescue for the set time."""
     after = settings.rescue.retry
     if after == 0 or running_job(machine.paths.runtime) is not None:
         return False
+    if (machine.paths.runtime / _MENDED).exists():
+        after = min(after, _SOON)
     try:
         attended = float((machine.paths.runtime / _ATTENDED).read_text())
     except (OSError, ValueError):
@@ -65,8 +80,8 @@ def retry(machine: Machine, settings: Settings, events: Events) -> Slot:
             again = boot.retry(replace(state, slot=slot))
             write_state(machine, again, f"Slot {slot} gets its boots again")
             failpoint("retried")
-            entry = HistoryEntry("retried", now(), _release(machine, slot), slot)
-            attempt_note(lambda: machine.records.append(entry), events.warning, "history")
+        entry = HistoryEntry("retried", now(), _release(machine, slot), slot)
+        attempt_note(lambda: machine.records.append(entry), events.warning, "history")
         return slot
 
 

@@ -22,6 +22,7 @@ from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import RESCUE, Slot
 from abupdate.doctor import mend_esp
 from abupdate.provision.grub import _SIGNED
+from abupdate.update import evidence
 from tests.slots.boot_device import BIOS_PLACE, EFI, BootDevice, doctor
 from tests.slots.rescue_device import RescueDevice, rescue_of
 
@@ -92,6 +93,32 @@ def test_rescue_mends_by_itself(rescue: RescueDevice, capsys: Capsys) -> None:
     assert rescue.run("rescue", "repair") == 0
     assert "Both copies of the boot state were written again" in capsys.readouterr().out
     assert rescue.env().exists()
+
+
+@pytest.mark.row("U15")
+def test_after_mending_a_slot_is_tried_soon_and_once(
+    rescue: RescueDevice, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
+    reboots: list[str] = []
+    monkeypatch.setattr("abupdate.cli.rescue.systemctl", reboots.append)
+
+    def tried_after(seconds: float) -> bool:
+        reboots.clear()
+        monkeypatch.setattr(evidence, "uptime", lambda: seconds)
+        assert rescue.run("rescue", "retry") == 0
+        return bool(reboots)
+
+    marked(rescue)
+    for soonest in (120.0, 1800.0):  # the second time, the same damage has brought it back
+        for name in (PRIMARY, BACKUP):
+            rescue.remove(name)
+        assert rescue.run("rescue", "repair") == 0
+        assert "done: Slot B is what boots" in capsys.readouterr().out
+        assert not tried_after(soonest - 1)
+        assert tried_after(soonest), capsys.readouterr().out
+        (rescue.paths.runtime / "mended").unlink(missing_ok=True)  # a boot empties /run
+    assert rescue.run("rescue", "repair") == 0
+    assert not (rescue.paths.runtime / "mended").exists()  # nothing was mended
 
 
 # --- Partition table ---
