@@ -40,6 +40,7 @@ do_abupdate_parts[vardepsexclude] += "ABUPDATE_DEMO_KEYS"
 do_abupdate_parts[depends] += " \
     abupdate-native:do_populate_sysroot \
     e2fsprogs-native:do_populate_sysroot \
+    grub-native:do_populate_sysroot \
     mtools-native:do_populate_sysroot \
     virtual/fakeroot-native:do_populate_sysroot \
     ${@'%s:do_image_complete' % d.getVar('ABUPDATE_RESCUE_IMAGE') if d.getVar('ABUPDATE_RESCUE_IMAGE') else ''} \

@@ -11,7 +11,7 @@ REQUIRED_DISTRO_FEATURES:class-target = "systemd usrmerge"
 SRC_URI:append:class-native = " file://lib;subdir=layer"
 FILESEXTRAPATHS:prepend := "${THISDIR}/../../:"
 
-DEPENDS:append:class-native = " python3-pydantic-native"
+DEPENDS:append:class-native = " python3-pydantic-native python3-sh-native"
 
 # Unless another number is said, each release must give these users the same one: files on the
 # data partition are theirs.
