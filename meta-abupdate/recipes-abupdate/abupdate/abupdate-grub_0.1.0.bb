@@ -16,7 +16,6 @@ DEPENDS = " \
     ${@bb.utils.contains('ABUPDATE_FIRMWARE', 'bios', 'grub', '', d)} \
 "
 
-do_compile[noexec] = "0"
 do_compile() {
 	rm -rf ${B}/all
 	install -d ${B}/all

@@ -11,8 +11,10 @@ do_install() {
 	install -m 644 ${S}/qemu/*.py ${D}${datadir}/abupdate/qemu/
 	install -m 755 ${S}/qemu/run-efi.sh ${S}/qemu/run-bios.sh ${D}${datadir}/abupdate/qemu/
 
-	install -m 755 ${S}/qemu/guest/files/* ${D}${nonarch_libdir}/abupdate-test/
-	for unit in ${S}/qemu/guest/units/*.service; do
+	# Not its password: these images have no user to give one to.
+	for name in agent marker fault; do
+		unit=${S}/qemu/guest/units/abupdate-test-$name.service
+		install -m 755 ${S}/qemu/guest/files/$name ${D}${nonarch_libdir}/abupdate-test/
 		install -D -m 644 $unit ${D}${systemd_system_unitdir}/${unit##*/}
 		for target in $(sed -n 's/^WantedBy=//p' $unit); do
 			install -d ${D}${systemd_system_unitdir}/$target.wants
@@ -25,7 +27,7 @@ PACKAGES = "${PN}-guest ${PN}"
 
 SUMMARY:${PN}-guest = "For test releases only: whoever runs the virtual machine is root in it"
 FILES:${PN}-guest = "${nonarch_libdir}"
-RDEPENDS:${PN}-guest = "kmod python3-core python3-json shadow"
+RDEPENDS:${PN}-guest = "python3-core python3-json util-linux-schedutils"
 
 FILES:${PN} = "${datadir}/abupdate"
 RDEPENDS:${PN} = "abupdate-publish bash python3-modules"
