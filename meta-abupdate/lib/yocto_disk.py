@@ -27,11 +27,11 @@ from abupdate.disk.layout import (
 )
 from abupdate.disk.medium import FileMedium, Ids, scratch
 from abupdate.disk.partition import Extent, TableEntry, plan
-from abupdate.errors import NoSpaceError, NothingToDoError, UsageError
+from abupdate.errors import NoSpaceError, UsageError
 from abupdate.events import Events
 from abupdate.paths import Paths
 from abupdate.provision.belongings import belongings
-from abupdate.provision.grub import CORE, SECTOR, found_files, grub_files, places_of
+from abupdate.provision.grub import CORE, SECTOR, grub_files, places_of
 from abupdate.provision.layout import data_minimum, slot_minimum
 from abupdate.provision.rescue import RescueSystem, received
 from abupdate.provision.store import store_bytes

@@ -244,9 +244,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _do(told: argparse.Namespace) -> None:
     match told.verb:
         case "rootfs":
-            wished = Product(
-                told.compatible, told.version, told.cmdline, told.signers, told.config
-            )
+            wished = Product(told.compatible, told.version, told.cmdline, told.signers, told.config)
             prepare_rootfs(told.rootfs, told.initrd, wished)
         case "whole-seconds":
             whole_seconds(told.rootfs)
@@ -266,6 +264,9 @@ def _do(told: argparse.Namespace) -> None:
                 told.boot_size, told.rescue_size, told.slot_size, told.data_size
             )
             release = yocto_disk.Release(told.bundle, told.signers, told.rescue)
+            # What is written under /run or /tmp as root would be refused: nobody is root here.
+            told.out.mkdir(parents=True, exist_ok=True)
+            os.environ["TMPDIR"] = str(told.out)
             yocto_disk.make_parts(release, sizes, told.firmware.split(), told.out, _events())
         case "finish":
             yocto_disk.finish(told.disk, told.parts)

@@ -63,10 +63,12 @@ def test_a_rootfs_tells_grub_and_abupdate_what_it_is(made: Path, keys: Path) -> 
     env = parse_abupdate_env((made / "boot/abupdate.env").read_bytes())
     assert (env.kernel, env.initrd) == (f"/boot/{rootfs.KERNEL}", "/boot/initrd-abupdate")
     assert env.cmdline == rootfs.CMDLINE
-    sums = dict(reversed(line.split("  ")) for line in (made / "boot/SHA256SUMS").read_text().splitlines())
+    lines = (made / "boot/SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
     for name in (rootfs.KERNEL, "initrd-abupdate"):
         assert sums[name] == hashlib.sha256((made / "boot" / name).read_bytes()).hexdigest()
-    assert load(Paths(root=made, cmdline=made / "none")).settings.device.compatible == rootfs.PRODUCT
+    settings = load(Paths(root=made, cmdline=made / "none")).settings
+    assert settings.device.compatible == rootfs.PRODUCT
     assert (made / "usr/lib/abupdate/allowed_signers").read_text() == (
         keys / "allowed_signers"
     ).read_text()
@@ -160,9 +162,7 @@ def test_the_next_build_brings_a_delta(made: Path, tmp_path: Path, keys: Path) -
     (made / "etc/motd").write_text("new in 2.0\n")
     rootfs.complete(made, "2.0", keys / "allowed_signers")
     second = replace(wanted(tmp_path, keys, "2.0"), since=(Version("1.0"),))
-    full, delta = yocto_release.make_bundles(
-        rootfs.tar(made, tmp_path / "2.tar"), second, Events()
-    )
+    full, delta = yocto_release.make_bundles(rootfs.tar(made, tmp_path / "2.tar"), second, Events())
     assert delta.name == "image-2.0-from-1.0.bundle"
     with full.open("rb") as whole, delta.open("rb") as part:
         assert not read_header(whole).prerequisites
@@ -199,11 +199,15 @@ def test_the_demo_key_is_made_once_and_is_nobody_elses(tmp_path: Path) -> None:
     assert (tmp_path / "keys/release").stat().st_mode & 0o077 == 0
 
 
-def _task(*words: str | Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+def _task(*words: object, path: str | None = None) -> subprocess.CompletedProcess[str]:
     """As a task runs it: an interpreter, the script, the build's PATH."""
     env = {"PATH": path or os.environ["PATH"], "PYTHONPATH": str(rootfs.ROOT)}
     return subprocess.run(
-        [sys.executable, SCRIPT, *words], env=env, capture_output=True, text=True, check=False
+        [sys.executable, SCRIPT, *map(str, words)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -2,8 +2,6 @@ SUMMARY = "abupdate's GRUB: configuration, and images with everything built in"
 
 require abupdate-source.inc
 
-inherit features_check
-
 COMPATIBLE_HOST = "(x86_64.*)-linux"
 
 # What starts the device: UEFI, BIOS, or both.
@@ -31,7 +29,8 @@ do_install() {
 }
 
 FILES:${PN} = "${nonarch_libdir}/abupdate/grub"
-RDEPENDS:${PN} = "mtools"
+# What `provision` makes disks with, and a repair of the boot partition.
+RDEPENDS:${PN} = "e2fsprogs mtools"
 # Code for the machine before Linux runs.
 INSANE_SKIP:${PN} = "arch"
 INHIBIT_PACKAGE_STRIP = "1"

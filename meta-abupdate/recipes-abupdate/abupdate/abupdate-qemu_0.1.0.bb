@@ -27,7 +27,7 @@ PACKAGES = "${PN}-guest ${PN}"
 
 SUMMARY:${PN}-guest = "For test releases only: whoever runs the virtual machine is root in it"
 FILES:${PN}-guest = "${nonarch_libdir}"
-RDEPENDS:${PN}-guest = "python3-core python3-json util-linux-schedutils"
+RDEPENDS:${PN}-guest = "python3-core python3-json util-linux-chrt"
 
 FILES:${PN} = "${datadir}/abupdate"
 RDEPENDS:${PN} = "abupdate-publish bash python3-modules"

@@ -6,12 +6,7 @@ require abupdate-source.inc
 
 inherit features_check useradd
 
-REQUIRED_DISTRO_FEATURES:class-target = "systemd usrmerge"
-
-SRC_URI:append:class-native = " file://lib;subdir=layer"
-FILESEXTRAPATHS:prepend := "${THISDIR}/../../:"
-
-DEPENDS:append:class-native = " python3-pydantic-native python3-sh-native"
+REQUIRED_DISTRO_FEATURES = "systemd usrmerge"
 
 # Unless another number is said, each release must give these users the same one: files on the
 # data partition are theirs.
@@ -27,16 +22,6 @@ do_install() {
 
 	# abupdate-grub and initramfs-module-abupdate have these.
 	rm -rf ${D}${nonarch_libdir}/abupdate/grub ${D}${datadir}/initramfs-tools
-}
-
-# What the classes of this layer run while an image is built: library and scripts, nothing else.
-do_install:class-native() {
-	abupdate_install ${D} programs
-	install -d ${D}${PYTHON_SITEPACKAGES_DIR} ${D}${datadir}/abupdate
-	mv ${D}/usr/lib/python3/dist-packages/abupdate ${D}${PYTHON_SITEPACKAGES_DIR}/
-	rm -rf ${D}/usr/bin ${D}/usr/lib ${D}/data ${D}/boot
-	install -m 755 ${S}/install.sh ${D}${datadir}/abupdate/
-	install -m 644 ${S}/layer/lib/yocto_*.py ${D}${datadir}/abupdate/
 }
 
 USERADD_PACKAGES = "${PN} ${PN}-web"
@@ -103,7 +88,3 @@ RDEPENDS:${PN} = " \
 "
 # Without it, git repositories on a web server cannot be a source; the others can.
 RRECOMMENDS:${PN} = "${PN}-grub curl openssh-ssh zstd"
-RDEPENDS:${PN}:class-native = ""
-RRECOMMENDS:${PN}:class-native = ""
-
-BBCLASSEXTEND = "native"
