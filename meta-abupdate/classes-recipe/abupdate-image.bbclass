@@ -24,6 +24,8 @@ IMAGE_FEATURES += "read-only-rootfs"
 IMAGE_INSTALL:append = " abupdate abupdate-grub kernel-image kernel-modules"
 # The manifest comes from this: written under pseudo, it has the owners of the image.
 IMAGE_FSTYPES += "tar"
+# oe-core's own leaves capabilities and other attributes out.
+IMAGE_CMD_TAR = "tar --xattrs --xattrs-include='*'"
 
 ABUPDATE_RUN = "${STAGING_BINDIR_NATIVE}/python3-native/python3 ${STAGING_DATADIR_NATIVE}/abupdate/yocto_release.py"
 ABUPDATE_INITRD = "${DEPLOY_DIR_IMAGE}/${ABUPDATE_INITRAMFS}${IMAGE_MACHINE_SUFFIX}.${@d.getVar('INITRAMFS_FSTYPES').split()[0]}"

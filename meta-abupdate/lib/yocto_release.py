@@ -14,8 +14,10 @@ Runs with the native Python and abupdate-native; programs are those of the build
 from __future__ import annotations
 
 import argparse
+import compileall
 import fcntl
 import os
+import py_compile
 import re
 import shutil
 import sys
@@ -78,6 +80,7 @@ def prepare_rootfs(rootfs: Path, initrd: Path, wanted: Product) -> None:
     _put(vendor / "config.toml", f"[device]\ncompatible = {served}\n{more}".encode())
     load(Paths(root=rootfs, data=rootfs / "data", cmdline=rootfs / "no-cmdline"))
     _name_release(rootfs / "usr/lib/os-release", wanted)
+    _compile(rootfs)
 
 
 def _kernel(boot: Path) -> str:
@@ -99,6 +102,23 @@ def _name_release(path: Path, wanted: Product) -> None:
     name = re.sub(r"[^a-z0-9._-]", "-", wanted.compatible.lower())
     kept += [f"IMAGE_ID={name}", f"IMAGE_VERSION={wanted.version}"]
     _put(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _compile(rootfs: Path) -> None:
+    """Bytecode for Python, which no read-only root can make itself; `abupdate` starts by it.
+
+    It is never compared with its source: a slot is verified as a whole.
+    """
+    ours = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for library in (rootfs / "usr/lib" / ours, rootfs / "usr/lib64" / ours):
+        if library.is_dir():
+            compileall.compile_dir(
+                library,
+                quiet=2,
+                stripdir=str(rootfs),
+                prependdir="/",
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
 
 
 def _put(path: Path, content: bytes) -> None:

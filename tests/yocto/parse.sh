@@ -9,7 +9,7 @@
 #   parse        bitbake -p: every recipe of all layers
 #   environment  bitbake -e of the three images: what the classes set
 #   graph        bitbake -n abupdate-demo-image: all tasks and what they depend on
-#   fragments    bitbake -n with each of musl, containerd and BIOS alone
+#   fragments    bitbake -g: the same graph, with each of musl, containerd, BIOS and ci
 #   check-layer  yocto-check-layer
 # JOBS=N: threads (2). What each found is printed; any error, or a warning about this layer, fails.
 
@@ -17,7 +17,7 @@ set -u
 layers=$(readlink -f "${1:?usage: parse.sh LAYERS BUILD [CHECK...]}")
 build=$(readlink -m "${2:?usage: parse.sh LAYERS BUILD [CHECK...]}")
 shift 2
-checks=${*:-parse environment graph fragments check-layer}
+checks=${*:-parse environment graph check-layer fragments}
 layer=$(readlink -f "$(dirname "$0")/../../meta-abupdate")
 jobs=${JOBS:-2}
 failed=0
@@ -95,14 +95,14 @@ for check in $checks; do
 	graph) run graph bitbake -n abupdate-demo-image ;;
 	fragments)
 		configure 'TCLIBC = "musl"'
-		run musl bitbake -n abupdate-demo-image
+		run musl bitbake -g abupdate-demo-image
 		configure 'ABUPDATE_FIRMWARE = "bios"'
-		run bios bitbake -n abupdate-demo-image
+		run bios bitbake -g abupdate-demo-image
 		configure 'ABUPDATE_DEMO_EXTRA = "abupdate-qemu-guest"'
-		run ci bitbake -n abupdate-demo-image
+		run ci bitbake -g abupdate-demo-image
 		if [ -d "$layers/meta-virtualization" ]; then
 			configure 'CONTAINER_PROFILE = "containerd"'
-			run containerd bitbake -n abupdate-demo-image
+			run containerd bitbake -g abupdate-demo-image
 		fi
 		;;
 	check-layer)

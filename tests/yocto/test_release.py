@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import marshal
 import os
 import subprocess
 import sys
@@ -95,6 +96,21 @@ def test_settings_of_the_product_follow_and_are_checked(tmp_path: Path, keys: Pa
     config.write_text("[boot]\ntrys = 5\n")
     with pytest.raises(UsageError, match="tries"):
         yocto_release.prepare_rootfs(folder, tmp_path / "initrd", product)
+
+
+def test_python_is_compiled_for_a_root_that_nobody_writes(tmp_path: Path, keys: Path) -> None:
+    folder = rootfs.make(tmp_path / "rootfs")
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for version in (minor, "3.99"):
+        path = folder / f"usr/lib/python{version}/site-packages/product.py"
+        path.parent.mkdir(parents=True)
+        path.write_text("raise ValueError")
+    rootfs.complete(folder, "1", keys / "allowed_signers")
+    (made,) = folder.rglob("*.pyc")  # not of a Python that would not take it
+    assert made.parent.parent.parent.name == f"python{minor}"
+    code = marshal.loads(made.read_bytes()[16:])
+    assert code.co_filename == f"/usr/lib/python{minor}/site-packages/product.py"
+    assert made.read_bytes()[4:8] == b"\1\0\0\0"  # PEP 552: a hash that is not checked
 
 
 def test_no_kernel_and_two_kernels_are_refused(tmp_path: Path, keys: Path) -> None:
