@@ -1,10 +1,11 @@
 """The disk of a device in a virtual machine: to be used, or to try a release on.
 
     run [DISK]           its console on this terminal; port 8080 of this machine is the device's
-    test BUNDLE          a device is updated to that release, then falls back from another one
+    test [BUNDLE]        a device is updated to that release, then falls back from another one
 
 DISK: what the Yocto build made (IMAGE.wic), or any image of `abupdate provision`; left out, it is
-made with release 1 of the demo's Debian, which needs root. `run` works on a copy, which stays:
+made with release 1 of the demo's Debian, which needs root; without BUNDLE that is
+updated to the demo's release 2. `run` works on a copy, which stays:
 the next run goes on where this one ended, `--fresh` begins again. UEFI unless told; KVM where a
 guest really runs with it. `run-efi.sh` and `run-bios.sh` are covers of `run`.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 import cache
 import demo_parts
 import device
+import guest
 import publisher
 import release_test
 from demo import DifferentError
@@ -83,14 +85,16 @@ def kernel(disk: Path, out: Path) -> Path:
     return out
 
 
-def _demo_disk() -> Path:
-    series = publisher.publish([demo_parts.ONE])
-    return device.build(series.bundle("1"), publisher.key().allowed_signers)
+def _demo(*releases: guest.Release) -> tuple[Path, Path]:
+    """The disk of a device with the first of them, and the full bundle of the last."""
+    series = publisher.publish(releases)
+    bundles = [series.bundle(release.version) for release in releases]
+    return device.build(bundles[0], publisher.key().allowed_signers), bundles[-1]
 
 
 def _run(told: argparse.Namespace) -> int:
     password = secrets.token_hex(4) if told.disk is None else None
-    disk = kept_copy(told.disk or _demo_disk(), fresh=told.fresh)
+    disk = kept_copy(told.disk or _demo(demo_parts.ONE)[0], fresh=told.fresh)
     with tempfile.TemporaryDirectory() as folder:
         accel = accelerator(lambda: kernel(disk, Path(folder, "kernel")))
     print(f"Disk {disk}, {told.firmware}, {accel}; http://localhost:{told.port}/ is the device's.")
@@ -121,20 +125,27 @@ def _until_login(vm: VM) -> int:
 def _test(told: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=cache.directory(), prefix=".test-") as name:
         folder = Path(name)
-        if told.disk is not None:
-            before = told.disk
-        elif told.old is not None and told.signers is not None:
-            before = device.build(told.old, told.signers)
-        else:
-            raise UsageError(
-                "A device to update was expected, found none.",
-                "Say --disk IMAGE, or --from BUNDLE with --signers FILE.",
-            )
+        before, bundle = _tested(told)
         disk = device.copy(before, folder / "disk.img")
         accel = accelerator(lambda: kernel(disk, folder / "kernel"))
         extra = network(0)
-        release_test.play(told.bundle, disk, folder, told.firmware, accel, told.memory, extra)
+        release_test.play(bundle, disk, folder, told.firmware, accel, told.memory, extra)
     return 0
+
+
+def _tested(told: argparse.Namespace) -> tuple[Path, Path]:
+    """The disk of the device to update, and the bundle. Raises `UsageError`."""
+    if told.bundle is None:
+        return _demo(demo_parts.ONE, demo_parts.TWO)
+    if told.disk is None and (told.old is None or told.signers is None):
+        raise UsageError(
+            "A device to update was expected, found none.",
+            "Say --disk IMAGE, or --from BUNDLE with --signers FILE.",
+        )
+    for path in (told.bundle, told.disk or told.old):
+        if not path.is_file():
+            raise UsageError(f"A file was expected at {path}, there is none.")
+    return told.disk or device.build(told.old, told.signers), told.bundle
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -149,7 +160,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     use.add_argument("--display", default="none", help="gtk, sdl, vnc=…")
     use.add_argument("--until-login", action="store_true", help="end at the login prompt")
     test = verbs.add_parser("test", help="update, confirm, fall back")
-    test.add_argument("bundle", type=Path)
+    test.add_argument("bundle", type=Path, nargs="?")
     test.add_argument("--disk", type=Path, help="of a device with another release")
     test.add_argument("--from", dest="old", type=Path, help="full bundle of another release")
     test.add_argument("--signers", type=Path, help="allowed_signers, with --from")

@@ -15,7 +15,6 @@ import yocto_release
 
 from abupdate.boot.grubenv import Grubenv
 from abupdate.disk import filesystem, gpt, grubimage
-from abupdate.disk.images import copy_sparse
 from abupdate.disk.layout import MIB
 from abupdate.disk.partition import make_table
 from abupdate.errors import NoSpaceError, UsageError
@@ -29,6 +28,7 @@ from abupdate.store.materialise.audit import plan_for_slot
 from abupdate.store.repository import Repository
 from abupdate.store.verify import compare
 from tests.yocto import rootfs
+from tests.yocto.wic import assemble
 
 SIZES = yocto_disk.Sizes(boot=16, rescue=24, slot=24, data=32)
 BOTH = ("uefi", "bios")
@@ -82,13 +82,7 @@ def _bundle(folder: Path, signers: Path, compatible: str) -> Path:
 
 @pytest.fixture
 def disk(built: Built, tmp_path: Path) -> Path:
-    """What wic makes: a table, and each part at the start of its partition."""
-    path, specs = tmp_path / "image.wic", SIZES.specs()
-    with path.open("wb") as file:
-        file.truncate(MIB * (2 + sum((spec.size or 0) // MIB for spec in specs)))
-    for spec, extent in zip(specs, make_table(path, specs), strict=True):
-        copy_sparse(built.parts / f"{spec.name}.img", path, extent.start)
-    return path
+    return assemble(built.parts, SIZES, tmp_path / "image.wic")
 
 
 @contextmanager

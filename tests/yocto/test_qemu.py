@@ -14,12 +14,11 @@ from demo import DifferentError
 from device_vm import Marker
 from vm import VM, Disk
 
-from abupdate.disk.images import copy_sparse
 from abupdate.disk.layout import MIB
-from abupdate.disk.partition import make_table
 from abupdate.errors import UsageError
 from tests.yocto import rootfs
 from tests.yocto.test_disk import SIZES, Built, built
+from tests.yocto.wic import assemble
 
 __all__ = ["built"]  # a fixture
 
@@ -73,17 +72,14 @@ def test_two_disks_of_one_name_have_a_copy_each(tmp_path: Path) -> None:
 def test_a_disk_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_image.main(["run", "/nonexistent.wic"]) == 1
     assert "there is none" in capsys.readouterr().err
-    assert run_image.main(["test", "/nonexistent.bundle"]) == 1
+    assert run_image.main(["test", "new.bundle"]) == 1
     assert "--from BUNDLE" in capsys.readouterr().err
+    assert run_image.main(["test", "/nonexistent.bundle", "--disk", "/nonexistent.wic"]) == 1
+    assert "/nonexistent.bundle" in capsys.readouterr().err
 
 
 def test_kvm_is_tried_with_the_disks_own_kernel(built: Built, tmp_path: Path) -> None:
-    path, specs = tmp_path / "image.wic", SIZES.specs()
-    with path.open("wb") as file:
-        file.truncate(MIB * (2 + sum((spec.size or 0) // MIB for spec in specs)))
-    for spec, extent in zip(specs, make_table(path, specs), strict=True):
-        if spec.name == "rootA":
-            copy_sparse(built.parts / "rootA.img", path, extent.start)
+    path = assemble(built.parts, SIZES, tmp_path / "image.wic")
     assert run_image.kernel(path, tmp_path / "kernel").read_bytes() == b"a kernel" * 1000
     (tmp_path / "no-disk").write_bytes(bytes(MIB))
     with pytest.raises(UsageError, match="rootA"):
