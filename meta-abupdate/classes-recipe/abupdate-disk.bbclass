@@ -18,6 +18,8 @@ ABUPDATE_WKS_FILE ?= "abupdate-ab.wks.in"
 WKS_FILE = "${ABUPDATE_WKS_FILE}"
 IMAGE_FSTYPES += "wic"
 ABUPDATE_PARTS = "${WORKDIR}/abupdate-parts"
+# Elsewhere pseudo keeps no owners.
+PSEUDO_INCLUDE_PATHS .= ",${ABUPDATE_PARTS}"
 # Everything lies in our own parts.
 WKS_FILE_DEPENDS = "wic-native e2fsprogs-native mtools-native"
 IMAGE_BOOT_FILES = ""

@@ -64,11 +64,11 @@ configure() { # SETTING...
 said() { # NAME: the summary of a log, and what is wrong in it
 	log=$build/$1.log
 	grep -E '^(Parsing of|Summary: |NOTE: Tasks Summary|NOTE: Executing|Currently|INFO: )' "$log" | tail -n 6
-	errors=$(grep -c -E '(ERROR|FATAL): ' "$log")
-	warnings=$(grep -c -E 'WARNING: ' "$log")
-	ours=$(grep -E 'WARNING: ' "$log" | grep -c -i abupdate)
+	errors=$(grep -c -E '(^|\.\.\.)(ERROR|FATAL): ' "$log")
+	warnings=$(grep -c -E '(^|\.\.\.)WARNING: ' "$log")
+	ours=$(grep -E '(^|\.\.\.)WARNING: ' "$log" | grep -c -i abupdate)
 	echo "$1: $errors errors, $warnings warnings, $ours of them about this layer"
-	[ "$errors" = 0 ] && [ "$ours" = 0 ] || { failed=1; grep -E -A5 '(ERROR|FATAL|WARNING): ' "$log" | head -n 60; }
+	[ "$errors" = 0 ] && [ "$ours" = 0 ] || { failed=1; grep -E -A5 '(^|\.\.\.)(ERROR|FATAL|WARNING): ' "$log" | head -n 60; }
 }
 
 run() { # NAME COMMAND...

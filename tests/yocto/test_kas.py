@@ -65,7 +65,7 @@ def dumped(work: Path, *names: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.row("S51")
+@pytest.mark.row("S51", "S53")
 @pytest.mark.parametrize("name", ["", *FRAGMENTS])
 def test_kas_dumps_it(work: Path, name: str) -> None:
     found = dumped(work, *([name] if name else []))

@@ -117,6 +117,19 @@ def test_the_demo_key_is_warned_of_twice() -> None:
         assert len(re.findall(r"bbwarn .*DEMO KEY", recipe(name))) == 1
 
 
+def test_pseudo_keeps_owners_where_the_parts_are_made() -> None:
+    text = recipe("abupdate-disk.bbclass")
+    assert 'PSEUDO_INCLUDE_PATHS .= ",${ABUPDATE_PARTS}"' in text
+    assert "fakeroot do_abupdate_parts () {" in text
+    assert "--out ${ABUPDATE_PARTS}" in text
+
+
+def test_the_tar_has_attributes() -> None:
+    assert "IMAGE_CMD_TAR = \"tar --xattrs --xattrs-include='*'\"" in recipe(
+        "abupdate-image.bbclass"
+    )
+
+
 def test_runqemu_forwards_the_page() -> None:
     text = recipe("abupdate-disk.bbclass")
     assert "hostfwd=tcp:127.0.0.1:8080-:8080" in text
