@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ import pytest
 import yocto_disk
 import yocto_release
 
+from abupdate.boot import grubenv
 from abupdate.boot.grubenv import Grubenv
+from abupdate.boot.state import provision
 from abupdate.disk import filesystem, gpt, grubimage
 from abupdate.disk.layout import MIB
 from abupdate.disk.partition import make_table
@@ -187,6 +190,25 @@ def test_what_does_not_fit_names_its_variable(
     release = yocto_disk.Release(built.slots, built.signers, built.rescue)
     with pytest.raises(NoSpaceError, match=f"ABUPDATE_{name}_SIZE"):
         yocto_disk.make_parts(release, sizes, BOTH, tmp_path / "parts", Events())
+
+
+def test_the_boot_state_is_made_where_the_build_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under pseudo everything looks like root's, /run too."""
+    seen: list[Path] = []
+
+    def made(*words: str | Path) -> None:
+        seen.append(Path(words[1]))
+        run(words)
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(grubenv, "run_small", made)
+    (tmp_path / "grub").mkdir()
+    Grubenv(tmp_path / "grub").write(provision(3, 8))
+    assert seen
+    assert all(tmp_path in path.parents for path in seen)
 
 
 def test_the_wks_file_has_the_layout() -> None:

@@ -2,8 +2,6 @@ SUMMARY = "abupdate's virtual machines: what runs them, and what test releases c
 
 require abupdate-source.inc
 
-inherit allarch
-
 SRC_URI += "file://qemu"
 
 do_install() {

@@ -21,7 +21,7 @@ do_install() {
 	rm -rf ${D}${nonarch_libdir}/python3
 
 	# abupdate-grub and initramfs-module-abupdate have these.
-	rm -rf ${D}${nonarch_libdir}/abupdate/grub ${D}${datadir}/initramfs-tools
+	rm -rf ${D}${nonarch_libdir}/abupdate/grub ${D}${datadir}
 }
 
 USERADD_PACKAGES = "${PN} ${PN}-web"

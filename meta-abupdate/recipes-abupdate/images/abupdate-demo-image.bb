@@ -13,6 +13,9 @@ IMAGE_LINGUAS = ""
 
 inherit core-image abupdate-image abupdate-bundle abupdate-disk
 
+# `runqemu kvm ovmf` starts it by UEFI.
+EXTRA_IMAGEDEPENDS += "${@bb.utils.contains('ABUPDATE_FIRMWARE', 'uefi', 'ovmf', '', d)}"
+
 # The images of containers take up room on data, and each slot holds the engine.
 ABUPDATE_SLOT_SIZE = "1536"
 

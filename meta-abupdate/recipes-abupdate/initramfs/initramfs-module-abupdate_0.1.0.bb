@@ -2,8 +2,6 @@ SUMMARY = "initramfs: abupdate mounts what a slot needs, and starts the watchdog
 
 require ../abupdate/abupdate-source.inc
 
-inherit allarch
-
 FILESEXTRAPATHS:prepend := "${THISDIR}/files:"
 SRC_URI += "file://abupdatewatchdog file://abupdatemount"
 
