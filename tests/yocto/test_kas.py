@@ -127,3 +127,24 @@ def test_the_layers_that_kas_gives_are_those_that_the_layer_wants() -> None:
     assert {wanted[name] for name in depends.split()} <= given
     assert 'LAYERSERIES_COMPAT_abupdate = "wrynose"' in conf
     assert repos["openembedded-core"]["url"].endswith("openembedded-core")
+
+
+@pytest.mark.row("S51")
+def test_the_pipeline_runs_the_suites(tmp_path: Path) -> None:
+    jobs = yaml.safe_load((ROOT / ".ci/yocto.yml").read_text())
+    lines = {name: jobs[name]["script"] for name in ("layer", "parse", "build")}
+    assert [jobs[name]["stage"] for name in lines] == jobs["stages"]
+    for line in [
+        *jobs["default"]["before_script"],
+        *(one for job in lines.values() for one in job),
+    ]:
+        done = subprocess.run(["sh", "-n", "-c", line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    text = {name: "\n".join(job) for name, job in lines.items()}
+    assert "pytest tests/yocto" in text["layer"]
+    assert "kas dump" in text["layer"]
+    assert "tests/yocto/parse.sh" in text["parse"]
+    for word in ("kas build", "--until-login", "run_image.py test"):
+        assert word in text["build"], word
+    tried = jobs["build"]["parallel"]["matrix"][0]["FRAGMENTS"]
+    assert {f":kas/{name}.yml" for name in ("musl", "containerd", "bios")} <= set(tried)

@@ -149,6 +149,25 @@ def test_initramfs_modules_are_shell(path: Path) -> None:
         assert f"{path.name}_{function}() {{" in path.read_text()
 
 
+@pytest.mark.parametrize(("has_init", "link"), [(True, False), (True, True), (False, False)])
+def test_a_slot_without_init_ends_in_a_reboot(tmp_path: Path, has_init: bool, link: bool) -> None:
+    (module,) = LAYER.rglob("abupdatemount")
+    text = module.read_text().replace("/sbin/abupdate-mount", "echo mounts")
+    root = tmp_path / "rootfs"
+    (root / "sbin").mkdir(parents=True)
+    if link:
+        (root / "sbin/init").symlink_to("/lib/systemd/systemd-of-the-slot")
+    elif has_init:
+        (root / "sbin/init").write_text("")
+    ends = 'fatal() { echo "fatal, reboot=$bootparam_init_fatal_reboot: $1"; exit; }'
+    script = f"{ends}\nROOTFS_DIR={root}\n{text}\nabupdatemount_run"
+    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    if has_init:
+        assert told == f"mounts {root}\n"
+    else:
+        assert told == "fatal, reboot=true: abupdate: the slot has no /sbin/init\n"
+
+
 def test_the_kernel_has_what_the_initramfs_needs() -> None:
     """The initramfs brings no modules: each that Debian's hook adds is built in."""
     text = (LAYER / "recipes-kernel/linux/files/abupdate.cfg").read_text()
