@@ -3,11 +3,11 @@
     run [DISK]           its console on this terminal; port 8080 of this machine is the device's
     test [BUNDLE]        a device is updated to that release, then falls back from another one
 
-DISK: what the Yocto build made (IMAGE.wic), or any image of `abupdate provision`; left out, it is
-made with release 1 of the demo's Debian, which needs root; without BUNDLE that is
-updated to the demo's release 2. `run` works on a copy, which stays:
-the next run goes on where this one ended, `--fresh` begins again. UEFI unless told; KVM where a
-guest really runs with it. `run-efi.sh` and `run-bios.sh` are covers of `run`.
+DISK: what the Yocto build made (IMAGE.wic), or any image of `abupdate provision`. Left out, it is
+made with release 1 of the demo's Debian, which needs root; BUNDLE left out is its release 2. `run`
+works on a copy, which stays: the next run goes on where this one ended, and `--fresh` begins again.
+UEFI unless told; KVM where a guest really runs with it. `run-efi.sh` and `run-bios.sh` are covers of
+`run`.
 """
 
 from __future__ import annotations
