@@ -98,7 +98,8 @@ def make_parts(
         assert isinstance(parts, _Parts)
         for name in ("boot", RESCUE, Slot.A.label, Slot.B.label, "data"):
             shutil.move(parts.part(name), out / f"{name}.img")
-        _sparse(out / f"{BIOS}.img", MIB)
+        # Written, and no hole: wic ends with an error where a part is nothing else.
+        (out / f"{BIOS}.img").write_bytes(bytes(MIB))
         if "bios" in firmware:
             (out / _GRUB).mkdir(exist_ok=True)
             (out / _GRUB / CORE).write_bytes(work.grub.core)
@@ -273,8 +274,3 @@ def _refuse_parts_of_seconds(folder: Path) -> None:
                     f"Times of whole seconds were expected in the release, and {path} has more.",
                     "The class abupdate-image cuts them, as the last of IMAGE_PREPROCESS_COMMAND.",
                 )
-
-
-def _sparse(path: Path, size: int) -> None:
-    with path.open("wb") as file:
-        file.truncate(size)

@@ -18,6 +18,7 @@ from abupdate.boot import grubenv
 from abupdate.boot.grubenv import Grubenv
 from abupdate.boot.state import provision
 from abupdate.disk import filesystem, gpt, grubimage
+from abupdate.disk.images import data_runs
 from abupdate.disk.layout import MIB
 from abupdate.disk.partition import make_table
 from abupdate.errors import NoSpaceError, UsageError
@@ -113,6 +114,13 @@ def test_a_part_equals_its_release(built: Built, tmp_path: Path, part: str, stor
     superblock = filesystem.read_superblock(built.parts / f"{part}.img")
     assert superblock is not None
     assert (record["superblock"], record["state"]) == (superblock.fingerprint, "clean")
+
+
+def test_no_part_is_one_hole(built: Built) -> None:
+    """wic copies what SEEK_DATA finds, and ends with an error where that is nothing."""
+    for path in built.parts.glob("*.img"):
+        with path.open("rb") as file:
+            assert list(data_runs(file.fileno())), path.name
 
 
 def test_labels_let_grub_boot_slot_a_and_nothing_else(built: Built) -> None:
@@ -219,3 +227,4 @@ def test_the_wks_file_has_the_layout() -> None:
         assert f"file=${{ABUPDATE_PARTS}}/{name}.img" in line
     assert "21686148-6449-6E6F-744E-656564454649" in lines[0]
     assert "C12A7328-F81F-11D2-BA4B-00A0C93EC93B" in lines[1]
+    assert all("0FC63DAF-8483-4772-8E79-3D69D8477DE4" in line for line in lines[2:])
