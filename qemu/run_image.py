@@ -6,8 +6,8 @@
 DISK: what the Yocto build made (IMAGE.wic), or any image of `abupdate provision`. Left out, it is
 made with release 1 of the demo's Debian, which needs root; BUNDLE left out is its release 2. `run`
 works on a copy, which stays: the next run goes on where this one ended, and `--fresh` begins again.
-UEFI unless told; KVM where a guest really runs with it. `run-efi.sh` and `run-bios.sh` are covers of
-`run`.
+UEFI unless told; KVM where a guest really runs with it. `run-efi.sh` and `run-bios.sh` are covers
+of `run`.
 """
 
 from __future__ import annotations
