@@ -230,5 +230,11 @@ class Grubenv:
 
 
 def _scratch_parent() -> str | None:
-    """/run is writable on a device whose root and /tmp are not; of a confined unit, our folder."""
+    """/run is writable on a device whose root and /tmp are not; of a confined unit, our folder.
+
+    None, which is $TMPDIR, where that is set: who builds a disk as nobody in particular is told
+    that /run is writable, and it is not.
+    """
+    if os.environ.get("TMPDIR"):
+        return None
     return next((path for path in ("/run", "/run/abupdate") if os.access(path, os.W_OK)), None)

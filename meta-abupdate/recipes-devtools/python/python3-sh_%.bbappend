@@ -1,0 +1,2 @@
+# abupdate runs while an image is built, too.
+BBCLASSEXTEND += "native"
