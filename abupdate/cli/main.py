@@ -92,6 +92,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
         from abupdate.cli.rescue import rescue
 
         app.add_typer(rescue, name="rescue", help="The system behind both slots.")
+    if words and words[0] == "engine":
+        from abupdate.cli.engine import engine
+
+        app.add_typer(engine, name="engine")
     if words and words[0] == "installer":
         from abupdate.cli.installer import installer
 

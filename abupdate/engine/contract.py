@@ -93,7 +93,7 @@ State = Literal["running", "done", "failed", "cancelled", "lost"]
 
 
 class JobEvent(BaseModel):
-    """One event of a job. `n` counts from 1 without holes; `event` is as `--progress-fd` tells it."""
+    """One event of a job. `n` counts from 1; `event` is what `--progress-fd` tells."""
 
     n: int
     event: dict[str, Any]
