@@ -2,10 +2,10 @@
 
 `run` starts a command, waits for it within a time limit and gives its output; `stream`
 opens one with pipes, for bulk data; `run_untrusted` bounds one that somebody else wrote,
-`run_attached` leaves one to a person, `start_apart` lets one go on, `run_small` is `sh`. All take argument lists only,
-never a shell string, start with a scrubbed environment, and put the program's own error
-text into ours. With a `Sandbox` the program runs as another user, within limits on
-memory, time and file size.
+`run_attached` leaves one to a person, `start_apart` lets one go on, `run_small` is `sh`.
+All take argument lists only, never a shell string, start with a scrubbed environment, and
+put the program's own error text into ours. With a `Sandbox` the program runs as another
+user, within limits on memory, time and file size.
 
 `sh` forks from Python with threads of its own around it, and needs 17 ms for what the
 standard library does in two: an install runs forty programs.

@@ -88,7 +88,7 @@ class Jobs:
             raise EngineError(ended.exit_code or ExitCode.BUG, ended.message or LOST, ended.hint)
         return ended
 
-    def list(self) -> list[Job]:
+    def all(self) -> list[Job]:
         """All that are kept, newest first."""
         self._reap()
         found = []
@@ -232,7 +232,7 @@ def wish_of(value: object) -> Wish:
         where = ".".join(str(word) for word in first["loc"]) or "kind"
         raise EngineError(ExitCode.USAGE, f"{where}: {first['msg']}.") from None
     if wish.kind in ("install", "reflash"):
-        _one_source(wish.upload, wish.release)  # type: ignore[union-attr]
+        _one_source(wish.upload, wish.release)
     return wish
 
 

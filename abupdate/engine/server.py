@@ -80,7 +80,7 @@ class Engine:
             "log": (_Lines, lambda args: device.log(machine, args.lines)),
             "support": (_None, lambda _: support.make(machine, self.jobs, self._checks)),
             "start": (_Wish, lambda args: self.jobs.start(wish_of(args.wish))),
-            "jobs": (_None, lambda _: self.jobs.list()),
+            "jobs": (_None, lambda _: self.jobs.all()),
             "job": (_JobOf, lambda args: self.jobs.get(args.id)),
             "cancel": (_JobOf, lambda args: self.jobs.cancel(args.id)),
             "confirm": (_None, lambda _: self._quick("confirm")),
@@ -94,7 +94,7 @@ class Engine:
         return Told(text=self.jobs.quick(kind).message or "")
 
     def _reboot(self, args: _Reboot) -> Told:
-        if any(job.state == "running" for job in self.jobs.list()):
+        if any(job.state == "running" for job in self.jobs.all()):
             raise EngineError(
                 ExitCode.BUSY, "A job is running.", "Wait for it, or cancel it; then restart."
             )

@@ -84,7 +84,7 @@ def _sources(machine: Machine, jobs: Jobs, checks: device.Checks) -> dict[str, C
         "history.json": lambda: _json([one.model_dump() for one in device.history(machine, 1000)]),
         "why.json": lambda: _json(device.why(machine)),
         "releases.json": lambda: _json([one.model_dump() for one in device.releases(machine)]),
-        "jobs.json": lambda: _json([one.model_dump() for one in jobs.list()]),
+        "jobs.json": lambda: _json([one.model_dump() for one in jobs.all()]),
         "doctor.json": lambda: _doctor(machine),
         "settings.json": lambda: _settings(machine),
         "grubenv.txt": lambda: _read(esp / "grubenv"),

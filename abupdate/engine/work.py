@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,12 @@ def run_job(machine: Machine, name: str, held: int | None = None) -> int:
             end = _fault(error)
         except Exception:
             traceback.print_exc()
-            end = {"state": "failed", "exit_code": int(ExitCode.BUG),
-                   "message": "This is a bug in abupdate.", "hint": "The support file has more."}  # fmt: skip
+            end = {
+                "state": "failed",
+                "exit_code": int(ExitCode.BUG),
+                "message": "This is a bug in abupdate.",
+                "hint": "The support file has more.",
+            }
     if end.get("result") and isinstance(end["result"].get("release"), str):
         end["release"] = end["result"]["release"]
     _put(place / "end.json", {**end, "ended": round(time.time(), 3)})
@@ -94,23 +98,18 @@ def _put(path: Path, value: dict[str, Any]) -> None:
 def _do(machine: Machine, wish: Wish | Quick, events: Events) -> Done:
     if isinstance(wish, Quick):
         return _QUICK[wish.kind](machine, events), None
-    settings = load(machine.paths).settings
+    work = _Work(machine, load(machine.paths).settings, events)
+    if isinstance(wish, Rollback):
+        return work.rollback(wish)
+    if isinstance(wish, Repair):
+        return work.repair()
     with ExitStack() as stack:
-        if isinstance(wish, Inspect | RescueUpdate | Install | Reflash):
-            sources = [_source(machine, wish, stack)]
-        match wish:
-            case Inspect():
-                return _inspect(machine, wish, sources, settings, events)
-            case Install():
-                return _install(machine, wish, sources, settings, events)
-            case Rollback():
-                return _rollback(machine, wish, settings, events)
-            case Reflash():
-                return _reflash(machine, wish, sources, settings, events)
-            case RescueUpdate():
-                return _rescue_update(machine, wish, sources, settings, events)
-            case Repair():
-                return _repair(machine, settings, events)
+        source = _source(machine, wish, stack)
+        if isinstance(wish, Inspect):
+            return work.inspect(wish, source)
+        if isinstance(wish, Install):
+            return work.install(wish, source)
+        return work.flash(wish, source)
 
 
 def _source(
@@ -154,76 +153,103 @@ def _facts(value: object) -> dict[str, Any]:
     return facts
 
 
-def _inspect(
-    machine: Machine, wish: Inspect, sources: list[Source], settings: Settings, events: Events
-) -> Done:
-    from abupdate.update.info import inspect
-
-    found = inspect(machine, sources, settings, events,
-                    retry_failed=wish.retry_failed, allow_downgrade=wish.allow_downgrade)  # fmt: skip
-    return f"Release {found.release}, signed by {found.signer}.", _facts(found)
-
-
-def _install(
-    machine: Machine, wish: Install, sources: list[Source], settings: Settings, events: Events
-) -> Done:
-    from abupdate.update.install import install
-
-    done = install(machine, sources, settings, events, arm=wish.arm,
-                   retry_failed=wish.retry_failed, allow_downgrade=wish.allow_downgrade)  # fmt: skip
-    return _installed(done.release, done.slot, done.armed), _facts(done)
-
-
 def _installed(release: str, slot: Slot, armed: bool) -> str:
     if armed:
         return f"Release {release} is installed in slot {slot}, on trial from the next boot."
     return f"Release {release} is in slot {slot}, and not armed."
 
 
-def _rollback(machine: Machine, wish: Rollback, settings: Settings, events: Events) -> Done:
-    from abupdate.update import confirm
-    from abupdate.update.install import install
+@dataclass(frozen=True)
+class _Work:
+    """The use cases; each gives words for a person, and the facts."""
 
-    if wish.release is None or confirm.holds(machine, wish.release):
-        return confirm.rollback(machine, events).text, None
-    sources = [StoredSource(Version.parse(wish.release))]
-    done = install(machine, sources, settings, events, allow_downgrade=True)
-    return _installed(done.release, done.slot, done.armed), _facts(done)
+    machine: Machine
+    settings: Settings
+    events: Events
 
+    def inspect(self, wish: Inspect, source: Source) -> Done:
+        from abupdate.update.info import inspect
 
-def _reflash(
-    machine: Machine, wish: Reflash, sources: list[Source], settings: Settings, events: Events
-) -> Done:
-    from abupdate.rescue.reflash import reflash
+        found = inspect(
+            self.machine,
+            [source],
+            self.settings,
+            self.events,
+            retry_failed=wish.retry_failed,
+            allow_downgrade=wish.allow_downgrade,
+        )
+        return f"Release {found.release}, signed by {found.signer}.", _facts(found)
 
-    slots = [Slot.A, Slot.B] if wish.slots == "both" else [Slot(wish.slots)]
-    done = reflash(machine, slots, sources, settings, events,
-                   factory_reset=wish.factory_reset, retry_failed=wish.retry_failed)  # fmt: skip
-    last = done[-1]
-    told = _installed(last.release, last.slot, last.armed)
-    return told, {"release": last.release, "installed": [_facts(one) for one in done]}
+    def install(self, wish: Install, source: Source) -> Done:
+        from abupdate.update.install import install
 
+        done = install(
+            self.machine,
+            [source],
+            self.settings,
+            self.events,
+            arm=wish.arm,
+            retry_failed=wish.retry_failed,
+            allow_downgrade=wish.allow_downgrade,
+        )
+        return _installed(done.release, done.slot, done.armed), _facts(done)
 
-def _rescue_update(
-    machine: Machine, wish: RescueUpdate, sources: list[Source], settings: Settings, events: Events
-) -> Done:
-    from abupdate.rescue.partition import replace_rescue
+    def rollback(self, wish: Rollback) -> Done:
+        from abupdate.update import confirm
 
-    done = replace_rescue(machine, sources, settings, events, allow_downgrade=wish.allow_downgrade)
-    return f"Release {done.release} is the rescue system.", _facts(done)
+        if wish.release is None or confirm.holds(self.machine, wish.release):
+            return confirm.rollback(self.machine, self.events).text, None
+        stored = StoredSource(Version.parse(wish.release))
+        return self.install(
+            Install(kind="install", release=wish.release, allow_downgrade=True), stored
+        )
 
+    def flash(self, wish: Reflash | RescueUpdate, source: Source) -> Done:
+        return (
+            self.reflash(wish, source)
+            if isinstance(wish, Reflash)
+            else self.rescue_update(wish, source)
+        )
 
-def _repair(machine: Machine, settings: Settings, events: Events) -> Done:
-    from abupdate.doctor.examine import Told
-    from abupdate.doctor.repair import repair
-    from abupdate.doctor.repairs import Wishes
+    def reflash(self, wish: Reflash, source: Source) -> Done:
+        from abupdate.rescue.reflash import reflash
 
-    def tell(one: Told) -> None:
-        events.note(f"{one.says} {one.result or ''}".strip())
+        done = reflash(
+            self.machine,
+            [Slot.A, Slot.B] if wish.slots == "both" else [Slot(wish.slots)],
+            [source],
+            self.settings,
+            self.events,
+            factory_reset=wish.factory_reset,
+            retry_failed=wish.retry_failed,
+        )
+        last = done[-1]
+        facts = {"release": last.release, "installed": [_facts(one) for one in done]}
+        return _installed(last.release, last.slot, last.armed), facts
 
-    report = repair(machine, Wishes(settings, events), tell)
-    left = "Nothing is wrong." if report.sound else f"{len(report.findings)} findings are left."
-    return f"{len(report.repaired)} repairs were done. {left}", _facts(report)
+    def rescue_update(self, wish: RescueUpdate, source: Source) -> Done:
+        from abupdate.rescue.partition import replace_rescue
+
+        done = replace_rescue(
+            self.machine,
+            [source],
+            self.settings,
+            self.events,
+            allow_downgrade=wish.allow_downgrade,
+        )
+        return f"Release {done.release} is the rescue system.", _facts(done)
+
+    def repair(self) -> Done:
+        from abupdate.doctor.examine import Told
+        from abupdate.doctor.repair import repair
+        from abupdate.doctor.repairs import Wishes
+
+        def tell(one: Told) -> None:
+            self.events.note(f"{one.says} {one.result}".strip())
+
+        report = repair(self.machine, Wishes(self.settings, self.events), tell)
+        left = "Nothing is wrong." if report.sound else f"{len(report.findings)} findings are left."
+        return f"{len(report.repaired)} repairs were done. {left}", _facts(report)
 
 
 def _confirm(machine: Machine, events: Events) -> str:
