@@ -163,15 +163,16 @@ class Jobs:
         return self.get(name)
 
     def _refuse_busy(self) -> None:
-        running = [name for name in self._names() if self._living(self._folder / name)]
         held = running_job(self._runtime)
+        running = [one.kind for one in map(self.get, self._names()) if one.state == "running"]
         if not running and held is None:
             return
-        what = (held or {}).get("job") or (self.get(running[-1]).kind if running else "a job")
+        what = running[-1] if running else (held or {}).get("job") or "another command"
         raise EngineError(
-            ExitCode.BUSY, f"Only one job can run at a time, and {what!r} is running.",
+            ExitCode.BUSY,
+            f"Only one job can run at a time, and {what!r} is running.",
             "Wait for it, or cancel it.",
-        )  # fmt: skip
+        )
 
     def _names(self) -> Sequence[str]:
         try:

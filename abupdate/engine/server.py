@@ -12,6 +12,7 @@ import os
 import pwd
 import socket
 import struct
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -153,6 +154,9 @@ async def _answer(
     except (AbupdateError, OSError, MemoryError) as error:
         fault = error if isinstance(error, AbupdateError) else fault_of(error)
         reply = _refused(fault.exit_code, fault.message, fault.hint)
+    except Exception:
+        traceback.print_exc()
+        reply = _refused(ExitCode.BUG, "This is a bug in abupdate.", "The engine's log has more.")
     await _send(writer, reply)
 
 
@@ -169,6 +173,10 @@ async def _call(engine: Engine, reader: asyncio.StreamReader) -> tuple[str, Any]
         first = error.errors()[0]
         where = ".".join(str(word) for word in first["loc"]) or "args"
         raise EngineError(ExitCode.USAGE, f"{where}: {first['msg']}.") from None
+    except TimeoutError:
+        raise EngineError(
+            ExitCode.USAGE, f"A call was expected within {CALL_SECONDS:g} seconds."
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise EngineError(
             ExitCode.USAGE, f"A call of {MAX_CALL} bytes at most was expected: one line of JSON."
