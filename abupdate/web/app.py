@@ -14,26 +14,72 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from abupdate.engine.contract import EngineError
+from abupdate.web import api, auth_routes
 from abupdate.web.context import WebContext
+from abupdate.web.guard import Guard
+from abupdate.web.problem import RefusalError, answer
+from abupdate.web.uploads import UploadError
 
 __all__ = ["WebContext", "make_app"]
 
 
 def make_app(context: WebContext) -> Starlette:
     """The application, as the server and the tests run it."""
-    app = Starlette(routes=[*_pages(context)])
+    # What else is raised goes through to the guard, which says that it is a bug.
+    told: dict[Any, Any] = {
+        EngineError: _engine_error,
+        HTTPException: _http_error,
+        UploadError: _upload_error,
+        RefusalError: _refusal,
+    }
+    app = Starlette(
+        routes=[*auth_routes.routes(), *api.routes(), *_pages(context)],
+        middleware=[Middleware(Guard, context=context)],
+        exception_handlers=told,
+    )
+    app.router.redirect_slashes = False
     app.state.context = context
     return app
 
 
+async def _engine_error(request: Request, error: EngineError) -> Response:
+    return answer(request, RefusalError.of_engine(error))
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    words = {404: "There is no such page.", 405: "That cannot be done with this."}
+    detail = words.get(error.status_code, error.detail)
+    headers = dict(error.headers or {})
+    return answer(request, RefusalError(error.status_code, detail, headers=headers))
+
+
+async def _upload_error(request: Request, error: UploadError) -> Response:
+    refusal = RefusalError(error.status, error.message, error.hint, upload=error.upload)
+    if error.status == 409 and error.upload is not None:
+        for one in request.app.state.context.uploads.all():
+            if one.id == error.upload:
+                refusal.headers["Upload-Offset"] = str(one.offset)
+    return answer(request, refusal)
+
+
+async def _refusal(request: Request, error: RefusalError) -> Response:
+    return answer(request, error)
+
+
 def _pages(context: WebContext) -> Sequence[BaseRoute]:
     try:
-        pages = importlib.import_module("abupdate.web.pages")
-    except ModuleNotFoundError:
+        routes = importlib.import_module("abupdate.web.pages").routes
+    except (ModuleNotFoundError, AttributeError):
         return ()
-    found: Sequence[BaseRoute] = pages.routes(context)
+    found: Sequence[BaseRoute] = routes(context)
     return found

@@ -57,13 +57,21 @@ class Sessions:
         if session is None:
             return None
         now = self._clock()
-        if now - session.seen > IDLE or abs(now - session.created) > LONGEST:
+        if self._expired(session):
             self.end(number)
             return None
         session.seen = now
         if abs(now - self._saved) > _SAVE:
             self._save()
         return session
+
+    def is_open(self, session: Session) -> bool:
+        """Whether it still is; asking does not count as its use."""
+        return any(one is session for one in self._open.values()) and not self._expired(session)
+
+    def _expired(self, session: Session) -> bool:
+        now = self._clock()
+        return now - session.seen > IDLE or abs(now - session.created) > LONGEST
 
     def end(self, number: str) -> None:
         """Log one out."""

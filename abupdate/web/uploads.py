@@ -141,8 +141,13 @@ class Uploads:
         for kind in ("part", "bundle", "json"):
             self._path(upload, kind).unlink(missing_ok=True)
 
-    async def write(self, upload_id: str, offset: int, body: AsyncIterator[bytes]) -> Upload:
+    async def write(
+        self, upload_id: str, offset: int, body: AsyncIterator[bytes], last: bool = False
+    ) -> Upload:
         """Add what comes to an upload; with its last byte it is whole.
+
+        `last`: so it is at the end of `body`, whatever size was told (of a form, that of all
+        its fields is known beforehand).
 
         Who goes on with an upload that another connection still seems to send takes it over: that
         one is lost, and does not know yet. Raises `UploadError`: 409 with another offset than what
@@ -168,6 +173,8 @@ class Uploads:
                 await loop.run_in_executor(self._thread, _digest_again, path, writing.digest)
                 self._digests[upload_id] = writing.digest
             await self._receive(writing, body)
+            if last:
+                upload.size = upload.offset
             if upload.offset == upload.size:
                 await self._finish(upload, writing.digest)
         except OSError as error:
