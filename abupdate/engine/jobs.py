@@ -60,7 +60,7 @@ class Jobs:
         """Begin one. Raises `EngineError` (busy) while another one runs."""
         self._reap()
         self._refuse_busy()
-        name = f"{int(time.time()):010d}-{secrets.token_hex(4)}"
+        name = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"
         place = self._folder / name
         place.mkdir(parents=True, mode=0o700)
         asked = {"wish": wish.model_dump(), "started": round(time.time(), 3)}
