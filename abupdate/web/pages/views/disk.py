@@ -96,7 +96,7 @@ def _title(part: PartitionView) -> str:
 def _holds(part: PartitionView, report: dict[str, Any]) -> str:
     if part.role in ("A", "B"):
         slot = report["slots"].get(part.role, {})
-        return slot.get("release") or slot.get("state", "")
+        return str(slot.get("release") or slot.get("state", ""))
     if part.role == "rescue":
         return report["rescue_release"] or ("" if report["rescue"] == "ready" else "empty")
     return ""

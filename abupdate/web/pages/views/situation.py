@@ -45,7 +45,7 @@ class Situation:
     slot: str | None = None
 
 
-def situation(status: Status) -> Situation:
+def situation(status: Status) -> Situation:  # noqa: PLR0911 - one case a line
     """The headline of a device's state."""
     report = status.report
     booted, boot = report["booted"], report["boot"]

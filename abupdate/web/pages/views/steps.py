@@ -11,8 +11,9 @@ from abupdate.web.pages.views.words import duration, size
 _MAX_LINES = 200
 # What a job of a kind does, in its order; some steps are left out where nothing is to be done.
 _INSTALL = (
-    ("receive", "Receive the release"),
+    ("open", "Read its beginning"),
     ("trust", "Check its signature"),
+    ("receive", "Receive the release"),
     ("store", "Take the release into the store"),
     ("plan", "Find what differs"),
     ("begin", "Take the other slot out of use"),
@@ -23,7 +24,7 @@ _INSTALL = (
     ("arm", "Arm the slot"),
 )
 _AHEAD: dict[str, tuple[tuple[str, str], ...]] = {
-    "inspect": (("receive", "Receive the release"), ("trust", "Check its signature")),
+    "inspect": _INSTALL[:3],
     "install": _INSTALL,
 }
 

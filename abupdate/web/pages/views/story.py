@@ -66,12 +66,12 @@ def _row(item: HistoryItem) -> Row:
         words = "Written, not armed"
     cause = detail.get("cause") or detail.get("error")
     return Row(
-        item.time, item.event, words, tone, item.release, item.slot, tuple(_figures(detail)),
+        item.time, item.event, words, tone, item.release, item.slot, tuple(figures(detail)),
         str(cause) if cause else None,
     )  # fmt: skip
 
 
-def _figures(detail: dict[str, Any]) -> list[str]:
+def figures(detail: dict[str, Any]) -> list[str]:
     """What an entry's details say in numbers; those of an unknown shape are left out."""
     told = []
     if isinstance(detail.get("transferred"), int):

@@ -56,15 +56,15 @@ class TrialView:
     live: bool
 
 
-def trial_view(status: Status, health: Health | None, asked: Asked) -> TrialView:
+def trial_view(status: Status, health: Health | None, asked: Asked) -> TrialView:  # noqa: PLR0911 - one case a line
     """What the trial page says."""
     now = situation(status)
     restarted = asked.boot is None or asked.boot != status.boot_id
-    if status.rebooting or (not restarted and asked.slot is not None and now.kind != Kind.ARMED):
-        return _view(
-            "restarting", "wait", "The device is restarting",
-            ("This page comes back by itself and tells what became of it.",), live=True,
-        )  # fmt: skip
+    if status.rebooting:
+        return _view("restarting", now.tone, now.title, now.text, live=True)
+    if not restarted and asked.slot is not None and now.kind in (Kind.CONFIRMED, Kind.UNFINISHED):
+        text = "The restart was asked for, and has not begun yet."
+        return _view("restarting", "wait", "The device is about to restart", (text,), live=True)
     if now.kind == Kind.TRIAL:
         return _on_trial(status, health, now)
     if now.kind == Kind.ARMED:
