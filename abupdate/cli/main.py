@@ -100,6 +100,10 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
         from abupdate.cli.installer import installer
 
         app.command(hidden=True)(installer)
+    if not words or words[0] == "web":
+        from abupdate.cli.web import web
+
+        app.add_typer(web, name="web", help="The page of this device, and who may log in.")
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish
 

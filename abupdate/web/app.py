@@ -12,8 +12,10 @@ which each form brings along as its first field, named `csrf`), `request.state.r
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,6 +33,7 @@ from abupdate.web.problem import RefusalError, answer
 from abupdate.web.uploads import UploadError
 
 __all__ = ["WebContext", "make_app"]
+_TIDY = 3600.0  # seconds
 
 
 def make_app(context: WebContext) -> Starlette:
@@ -46,10 +49,25 @@ def make_app(context: WebContext) -> Starlette:
         routes=[*auth_routes.routes(), *api.routes(), *_pages(context)],
         middleware=[Middleware(Guard, context=context)],
         exception_handlers=told,
+        lifespan=_lifespan,
     )
     app.router.redirect_slashes = False
     app.state.context = context
     return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    """While it serves, what nobody uses any more is tidied up."""
+
+    async def tidy() -> None:
+        while True:
+            await asyncio.sleep(_TIDY)
+            app.state.context.uploads.tidy()
+
+    task = asyncio.create_task(tidy())
+    yield
+    task.cancel()
 
 
 async def _engine_error(request: Request, error: EngineError) -> Response:

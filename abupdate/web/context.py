@@ -48,8 +48,9 @@ class WebContext:
         """Open the state folder. Raises `OSError`."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.uploads = Uploads(self.state / "uploads", self.settings.max_upload, self.clock)
-        self.sessions = Sessions(self.state / "sessions.json", self.clock)
         self.passwords = Passwords(self.state, self.cost)
+        mark = self.passwords.mark
+        self.sessions = Sessions(self.state / "sessions.json", self.clock, mark)
         self.tokens = Tokens(self.state / "tokens.json")
         self.lockout = Lockout(self.clock)
         self.audit = Audit(self.state / "audit.jsonl", self.clock)

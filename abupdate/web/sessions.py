@@ -23,26 +23,32 @@ _SAVE = 60.0  # seconds: what may be lost of `seen` by a power cut
 
 @dataclass
 class Session:
-    """A session. `csrf`: what a form must bring along. Times are seconds since the epoch."""
+    """A session. `csrf`: what a form must bring along. Times are seconds since the epoch.
+
+    `mark`: of the password that was used; with another password it is over.
+    """
 
     csrf: str
     created: float
     seen: float
     address: str
+    mark: str
 
 
 class Sessions:
     """The sessions of this server, by digest of their number."""
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._path, self._clock = path, clock
+    def __init__(
+        self, path: Path, clock: Callable[[], float], mark: Callable[[], str] = str
+    ) -> None:
+        self._path, self._clock, self._mark = path, clock, mark
         self._saved = clock()
         self._open = _read(path)
 
     def create(self, address: str) -> tuple[str, Session]:
         """A new session: its number, for the cookie alone, and itself."""
         number, now = secrets.token_urlsafe(32), self._clock()
-        session = Session(secrets.token_urlsafe(32), now, now, address)
+        session = Session(secrets.token_urlsafe(32), now, now, address, self._mark())
         self._open[_digest(number)] = session
         while len(self._open) > MOST:
             del self._open[min(self._open, key=lambda name: self._open[name].seen)]
@@ -71,6 +77,8 @@ class Sessions:
 
     def _expired(self, session: Session) -> bool:
         now = self._clock()
+        if session.mark != self._mark():
+            return True
         return now - session.seen > IDLE or abs(now - session.created) > LONGEST
 
     def end(self, number: str) -> None:
