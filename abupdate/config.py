@@ -253,6 +253,38 @@ class StoreSection(_Section):
     )
 
 
+class WebTls(_Section):
+    """[web.tls]: a certificate of the owner's."""
+
+    cert: str = Field(description="File with the certificate and what leads to its root (PEM).")
+    key: str = Field(description="File with its key (PEM), which abupdate-web can read.")
+
+
+def _listen(address: str) -> str:
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]*):[0-9]{1,5}", address):
+        raise ValueError("HOST:PORT is expected, such as 0.0.0.0:8080 or [::]:8080")
+    return address
+
+
+class WebSection(_Section):
+    """[web]: the page."""
+
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        default="127.0.0.1:8080",
+        description="Address and port, where no abupdate-web.socket hands them over.",
+    )
+    tls: Literal["off", "self"] | WebTls = Field(
+        default="off", description='"self": a certificate that it makes for itself.'
+    )
+    read_only: bool = Field(default=False, description="Show everything, change nothing.")
+    max_upload: int = Field(
+        default=4 << 30, gt=0, description="Bytes that an upload may have at most."
+    )
+    hosts: tuple[str, ...] = Field(
+        default=(), description="Names that this device is called by, beside its own and addresses."
+    )
+
+
 class Settings(_Section):
     """All of config.toml."""
 
@@ -268,6 +300,7 @@ class Settings(_Section):
     source: SourceSection = SourceSection()
     store: StoreSection = StoreSection()
     rescue: RescueSection = RescueSection()
+    web: WebSection = WebSection()
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 `run` starts a command, waits for it within a time limit and gives its output; `stream`
 opens one with pipes, for bulk data; `run_untrusted` bounds one that somebody else wrote,
-`run_attached` leaves one to a person, `run_small` is `sh`. All take argument lists only,
-never a shell string, start with a scrubbed environment, and put the program's own error
-text into ours. With a `Sandbox` the program runs as another user, within limits on
-memory, time and file size.
+`run_attached` leaves one to a person, `start_apart` lets one go on, `run_small` is `sh`.
+All take argument lists only, never a shell string, start with a scrubbed environment, and
+put the program's own error text into ours. With a `Sandbox` the program runs as another
+user, within limits on memory, time and file size.
 
 `sh` forks from Python with threads of its own around it, and needs 17 ms for what the
 standard library does in two: an install runs forty programs.
@@ -260,6 +260,30 @@ def run_untrusted(
         code = process.wait()
         printed.close()
     return Ended(code if in_time else None, printed.text, printed.idle)
+
+
+def start_apart(
+    argv: Sequence[Argument], *, held: Collection[int], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, which goes on when this process ends.
+
+    It gets the descriptors of `held`, and `log` for all that it prints. Whoever starts it waits
+    for it at times, so that it does not stay in the table of processes. Raises as `run` does.
+    """
+    shown, words, program = _command(argv, None)
+    try:
+        return subprocess.Popen(
+            words,
+            executable=program,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=tuple(held),
+            env=_environment(None),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_started(shown, error) from error
 
 
 def run_attached(argv: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> int:

@@ -92,10 +92,18 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
         from abupdate.cli.rescue import rescue
 
         app.add_typer(rescue, name="rescue", help="The system behind both slots.")
+    if words and words[0] == "engine":
+        from abupdate.cli.engine import engine
+
+        app.add_typer(engine, name="engine")
     if words and words[0] == "installer":
         from abupdate.cli.installer import installer
 
         app.command(hidden=True)(installer)
+    if not words or words[0] == "web":
+        from abupdate.cli.web import web
+
+        app.add_typer(web, name="web", help="The page of this device, and who may log in.")
     if not words or words[0] == "publish":
         from abupdate.cli.publish import publish
 

@@ -1,0 +1,105 @@
+"""What a call of the API is: one entry is both its route and its page in the document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from abupdate.engine.contract import EngineError
+from abupdate.errors import ExitCode
+from abupdate.web.problem import RefusalError
+
+PREFIX = "/api/v1"
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A query parameter or header of a call."""
+
+    name: str
+    schema: dict[str, Any]
+    text: str
+    place: str = "query"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call: `path` is below /api/v1. `takes` and `gives` are types that pydantic knows.
+
+    `media`: what it gives, and `raw`: what it takes, where that is not JSON.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    text: str
+    gives: Any = None
+    takes: Any = None
+    status: int = 200
+    media: str = "application/json"
+    raw: str | None = None
+    refusals: tuple[int, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    tag: str = "device"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+async def taken(request: Request, model: Any) -> Any:
+    """The body as `model`. Raises `RefusalError` (400, 415, 422)."""
+    kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if kind != "application/json":
+        raise RefusalError(415, f"application/json was expected, found {kind[:60] or 'no type'}.")
+    try:
+        return TypeAdapter(model).validate_json(await request.body())
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(str(part) for part in one["loc"]), "fault": one["msg"]}
+            for one in error.errors(include_input=False, include_url=False, include_context=False)
+        ][:20]
+        if any(one["type"] == "json_invalid" for one in error.errors(include_input=False)):
+            raise RefusalError(400, "The body is not JSON.", errors=errors) from error
+        told = "; ".join(f"{one['field'] or 'body'}: {one['fault']}" for one in errors[:3])
+        raise RefusalError(
+            422, f"The body is not what is taken here: {told}.", errors=errors
+        ) from error
+
+
+def given(content: BaseModel | list[Any], status: int = 200, **headers: str) -> Response:
+    """An answer in JSON."""
+    told = TypeAdapter(type(content)).dump_python(content, mode="json")
+    return JSONResponse(
+        told, status, {key.replace("_", "-"): text for key, text in headers.items()}
+    )
+
+
+def number(request: Request, name: str, default: int, most: int) -> int:
+    """A query parameter from 1 to `most`. Raises `RefusalError` (400)."""
+    told = request.query_params.get(name)
+    if told is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", told, re.ASCII) or not 1 <= int(told) <= most:
+        raise RefusalError(400, f"{name} should be a number from 1 to {most}.")
+    return int(told)
+
+
+def named(request: Request, pattern: str) -> str:
+    """The `id` of the path. Raises `RefusalError` (404) for one that can be nobody's."""
+    told: str = request.path_params["id"]
+    if not re.fullmatch(pattern, told, re.ASCII):
+        raise RefusalError(404, "There is nothing of that name.")
+    return told
+
+
+def not_found(error: EngineError) -> RefusalError:
+    """The refusal for a name that the engine does not know."""
+    refusal = RefusalError.of_engine(error)
+    if error.code == ExitCode.NOTHING_TO_DO:
+        refusal.status = 404
+    return refusal

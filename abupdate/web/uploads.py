@@ -1,0 +1,327 @@
+"""Uploads: a file that grows by offset until it is whole, and is then a bundle for the engine.
+
+`ID.part` grows, `ID.json` tells what it shall become, `ID.bundle` is whole. What a client calls
+its file is shown and never used as a path. One upload at a time is received; what lies unused for
+a day goes. A digest of what came is made on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from abupdate.web.files import read_json, write_json
+
+KEPT = 24 * 3600.0  # seconds for which nobody need use an upload
+WHOLE = 2  # whole uploads that are kept, newest first
+RESERVE = 64 << 20  # bytes that an upload leaves free on its disk
+_PIECE = 1 << 20  # bytes that are written at once
+
+
+class UploadError(Exception):
+    """An upload that cannot be. `status` is HTTP's; `upload`: the one that is in the way."""
+
+    def __init__(
+        self, status: int, message: str, hint: str | None = None, upload: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.hint, self.upload = status, message, hint, upload
+
+
+@dataclass
+class Upload:
+    """An upload: `offset` of `size` bytes are here. `sha256` of the whole, once known.
+
+    `wanted`: the digest that the client told beforehand. Times are seconds since the epoch.
+    """
+
+    id: str
+    name: str
+    size: int
+    wanted: str | None
+    created: float
+    offset: int = 0
+    sha256: str | None = None
+    complete: bool = False
+
+
+class _Writing:
+    """Bytes on their way to the disk."""
+
+    def __init__(self, upload: Upload, digest: hashlib._Hash) -> None:
+        self.digest = digest
+        self.stop = asyncio.Event()  # another connection goes on with it
+        self.ended = asyncio.Event()
+        self.upload = upload
+
+
+class Uploads:
+    """The uploads in `folder`. Bytes are written by a thread, in order."""
+
+    def __init__(self, folder: Path, max_size: int, clock: Callable[[], float]) -> None:
+        self.folder, self.max_size = folder, max_size
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, "upload")
+        self._writing: dict[str, _Writing] = {}
+        self._digests: dict[str, hashlib._Hash] = {}
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._all = _read(folder)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop what lies unused for too long."""
+        now = self._clock()
+        for upload in list(self._all.values()):
+            if now - self._touched(upload) > KEPT and upload.id not in self._writing:
+                self.drop(upload.id)
+
+    def all(self) -> list[Upload]:
+        """Those that there are, newest first."""
+        return sorted(self._all.values(), key=lambda one: one.created, reverse=True)
+
+    def get(self, upload_id: str) -> Upload:
+        """One of them. Raises `UploadError` (404)."""
+        upload = self._all.get(upload_id)
+        if upload is None:
+            raise UploadError(404, "There is no such upload.", "Begin another one.")
+        return upload
+
+    def create(self, size: int, sha256: str | None = None, name: str = "") -> Upload:
+        """Begin an upload of `size` bytes. Raises `UploadError` (409, 413, 507)."""
+        self.tidy()
+        for other in self._all.values():
+            if not other.complete:
+                raise UploadError(
+                    409,
+                    f"Another upload is under way: {other.name or other.id}, {other.offset} of "
+                    f"{other.size} bytes.",
+                    "Wait for it, go on with it, or end it (DELETE).",
+                    other.id,
+                )
+        if size > self.max_size:
+            raise UploadError(
+                413,
+                f"An upload has {self.max_size} bytes at most here, this one has {size}.",
+                "[web] max_upload is the limit.",
+            )
+        whole = [one for one in self.all() if one.complete]
+        for old in whole[WHOLE - 1 :]:
+            self.drop(old.id)
+        for old in reversed(whole[: WHOLE - 1]):
+            if self._free() < size + RESERVE:
+                self.drop(old.id)
+        if (free := self._free()) < size + RESERVE:
+            raise UploadError(
+                507,
+                f"{size + RESERVE} bytes must be free on data for this upload, {free} are.",
+                "Free some: `abupdate store prune`, or remove files of yours.",
+            )
+        upload = Upload(secrets.token_hex(16), name, size, sha256, self._clock())
+        self._path(upload, "part").open("xb").close()
+        self._all[upload.id] = upload
+        self._digests = {upload.id: hashlib.sha256()}
+        self._save(upload)
+        return upload
+
+    def drop(self, upload_id: str) -> None:
+        """Remove one, whole or not; who sends it is told so. Raises `UploadError` (404)."""
+        upload = self.get(upload_id)
+        del self._all[upload_id]
+        self._digests.pop(upload_id, None)
+        if (writing := self._writing.get(upload_id)) is not None:
+            writing.stop.set()
+        for kind in ("part", "bundle", "json"):
+            self._path(upload, kind).unlink(missing_ok=True)
+
+    async def write(
+        self, upload_id: str, offset: int, body: AsyncIterator[bytes], last: bool = False
+    ) -> Upload:
+        """Add what comes to an upload; with its last byte it is whole.
+
+        `last`: so it is at the end of `body`, whatever size was told (of a form, that of all
+        its fields is known beforehand).
+
+        Who goes on with an upload that another connection still seems to send takes it over: that
+        one is lost, and does not know yet. Raises `UploadError`: 409 with another offset than what
+        is here, 413 with more than was said, 422 with another digest; and what `body` raises.
+        """
+        upload = self.get(upload_id)
+        while (other := self._writing.get(upload_id)) is not None:
+            other.stop.set()
+            await other.ended.wait()
+        if upload.complete or offset != upload.offset:
+            raise UploadError(
+                409,
+                f"Byte {upload.offset} is next of {upload.size}, these begin at {offset}.",
+                "Ask for the offset (HEAD), and go on from there.",
+                upload_id,
+            )
+        loop = asyncio.get_running_loop()
+        digest = self._digests.get(upload_id)
+        writing = self._writing[upload_id] = _Writing(upload, digest or hashlib.sha256())
+        try:
+            if digest is None:
+                path = self._path(upload, "part")
+                await loop.run_in_executor(self._thread, _digest_again, path, writing.digest)
+                self._digests[upload_id] = writing.digest
+            await self._receive(writing, body)
+            if last:
+                upload.size = upload.offset
+            if upload.offset == upload.size:
+                await self._finish(upload, writing.digest)
+        except OSError as error:
+            if upload_id not in self._all:
+                raise UploadError(404, "This upload was ended.") from error
+            raise UploadError(507, f"It cannot be written: {error.strerror}.") from error
+        finally:
+            del self._writing[upload_id]
+            writing.ended.set()
+        return upload
+
+    async def _receive(self, writing: _Writing, body: AsyncIterator[bytes]) -> None:
+        upload, loop = writing.upload, asyncio.get_running_loop()
+        file = os.open(self._path(upload, "part"), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        pieces: list[bytes] = []
+        held = 0
+
+        async def flush() -> None:
+            nonlocal pieces, held
+            if held:
+                data, pieces, amount, held = pieces, [], held, 0
+                await loop.run_in_executor(
+                    self._thread, _write, file, upload.offset, data, writing.digest
+                )
+                upload.offset += amount
+
+        try:
+            try:
+                async for piece in _until(body, writing.stop):
+                    if upload.offset + held + len(piece) > upload.size:
+                        raise UploadError(
+                            413, f"{upload.size} bytes were announced, and more than those came."
+                        )
+                    pieces.append(piece)
+                    held += len(piece)
+                    if held >= _PIECE:
+                        await flush()
+            finally:
+                await asyncio.shield(flush())
+        finally:
+            os.close(file)
+        if upload.id not in self._all:
+            raise UploadError(404, "This upload was ended.")
+        if writing.stop.is_set():
+            raise UploadError(409, "Another connection goes on with this upload.", None, upload.id)
+
+    async def _finish(self, upload: Upload, digest: hashlib._Hash) -> None:
+        found = digest.hexdigest()
+        if upload.wanted is not None and upload.wanted != found:
+            self.drop(upload.id)
+            raise UploadError(
+                422,
+                f"The digest {upload.wanted} was announced, what came has {found}.",
+                "It was damaged on its way, or it is another file: upload it again.",
+            )
+        part, whole = self._path(upload, "part"), self._path(upload, "bundle")
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, _make_durable, part, whole)
+        upload.sha256, upload.complete = found, True
+        self._digests.pop(upload.id, None)
+        self._save(upload)
+
+    def _free(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def _path(self, upload: Upload, kind: str) -> Path:
+        return self.folder / f"{upload.id}.{kind}"
+
+    def _touched(self, upload: Upload) -> float:
+        try:
+            path = self._path(upload, "bundle" if upload.complete else "part")
+            return max(upload.created, path.stat().st_mtime)
+        except OSError:
+            return float("-inf")
+
+    def _save(self, upload: Upload) -> None:
+        write_json(self._path(upload, "json"), asdict(upload))
+
+
+async def _until(body: AsyncIterator[bytes], stop: asyncio.Event) -> AsyncIterator[bytes]:
+    """The pieces of a body, until `stop` is set."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        while True:
+            piece = asyncio.ensure_future(anext(body, None))
+            try:
+                await asyncio.wait((piece, stopped), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not piece.done():
+                    piece.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await piece
+            if piece.cancelled() or (found := piece.result()) is None:
+                return
+            yield found
+            if stopped.done():
+                return
+    finally:
+        stopped.cancel()
+
+
+def _write(file: int, offset: int, pieces: list[bytes], digest: hashlib._Hash) -> None:
+    data = b"".join(pieces)
+    digest.update(data)
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(file, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def _digest_again(path: Path, digest: hashlib._Hash) -> None:
+    with path.open("rb") as file:
+        while data := file.read(_PIECE):
+            digest.update(data)
+
+
+def _make_durable(part: Path, whole: Path) -> None:
+    for path, then in ((part, True), (part.parent, False)):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        if then:
+            part.rename(whole)
+
+
+def _read(folder: Path) -> dict[str, Upload]:
+    """What an earlier server left; files that belong to none go."""
+    found: dict[str, Upload] = {}
+    for path in folder.glob("*.json"):
+        try:
+            upload = Upload(**read_json(path))
+            if f"{upload.id}.json" != path.name:
+                continue
+            if (folder / f"{upload.id}.bundle").is_file():
+                upload.complete, upload.offset = True, upload.size
+            else:
+                upload.complete = False
+                upload.offset = (folder / f"{upload.id}.part").stat().st_size
+                if upload.offset >= upload.size:  # a whole one that was not yet called so
+                    continue
+        except (OSError, TypeError, json.JSONDecodeError):
+            continue
+        found[upload.id] = upload
+    for path in folder.iterdir():
+        if path.name.split(".", 1)[0] not in found:
+            path.unlink(missing_ok=True)
+    return found
