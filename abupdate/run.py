@@ -39,6 +39,8 @@ from abupdate.errors import (
 )
 
 Argument = str | bytes | os.PathLike[str]
+# A process that was started by `start_apart`.
+Process = subprocess.Popen[bytes]
 
 # Where the programs come from that an update needs: the package's name in Debian.
 PACKAGES = {
@@ -264,7 +266,7 @@ def run_untrusted(
 
 def start_apart(
     argv: Sequence[Argument], *, held: Collection[int], log: IO[bytes]
-) -> subprocess.Popen[bytes]:
+) -> Process:
     """Start a program in a session of its own, which goes on when this process ends.
 
     It gets the descriptors of `held`, and `log` for all that it prints. Whoever starts it waits

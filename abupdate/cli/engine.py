@@ -9,7 +9,7 @@ import typer
 from abupdate.cli.invocation import machine_of
 
 if TYPE_CHECKING:
-    from subprocess import Popen
+    from abupdate.run import Process
 
 engine = typer.Typer(no_args_is_help=True, rich_markup_mode=None, hidden=True)
 
@@ -40,7 +40,7 @@ def job(
     raise typer.Exit(run_job(machine_of(context), name, held))
 
 
-def _launch(name: str, held: int, log: IO[bytes]) -> Popen[bytes]:
+def _launch(name: str, held: int, log: IO[bytes]) -> Process:
     from abupdate.run import start_apart
 
     words = ["abupdate", "engine", "job", name, "--held", str(held)]

@@ -23,13 +23,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from subprocess import Popen
 from typing import IO, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from abupdate.engine.contract import EngineError, Job, JobEvent, Wish
 from abupdate.errors import ExitCode
+from abupdate.run import Process
 from abupdate.update.job import running_job
 
 KEPT = 20
@@ -37,7 +37,7 @@ KEPT = 20
 PATIENCE = 120.0  # seconds
 _MAX_LINE = 64 << 10
 # Starts the process of a job: its id, the descriptor that it holds, where its words go.
-Launch = Callable[[str, int, IO[bytes]], "Popen[bytes]"]
+Launch = Callable[[str, int, IO[bytes]], Process]
 # What answers at once: asked and waited for in one call, and not listed.
 QUICK = ("confirm", "reject", "acknowledge", "arm", "rescue-boot")
 LOST = "Its process ended without a word."
@@ -54,7 +54,7 @@ class Jobs:
 
     def __init__(self, runtime: Path, launch: Launch) -> None:
         self._runtime, self._folder, self._launch = runtime, runtime / "jobs", launch
-        self._children: dict[str, Popen[bytes]] = {}
+        self._children: dict[str, Process] = {}
 
     def start(self, wish: Wish | Quick) -> Job:
         """Begin one. Raises `EngineError` (busy) while another one runs."""
