@@ -264,9 +264,7 @@ def run_untrusted(
     return Ended(code if in_time else None, printed.text, printed.idle)
 
 
-def start_apart(
-    argv: Sequence[Argument], *, held: Collection[int], log: IO[bytes]
-) -> Process:
+def start_apart(argv: Sequence[Argument], *, held: Collection[int], log: IO[bytes]) -> Process:
     """Start a program in a session of its own, which goes on when this process ends.
 
     It gets the descriptors of `held`, and `log` for all that it prints. Whoever starts it waits
