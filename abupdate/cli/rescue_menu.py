@@ -109,8 +109,9 @@ class _Menu:
     def _network(self) -> None:
         from abupdate.run import run
 
-        for words in (["ip", "-brief", "address"], ["ip", "route"]):
-            print(run(words).stdout.decode(errors="replace").rstrip())
+        # Of systemd-networkd, which the rescue system has anyhow; iproute2 need not be there.
+        told = run(["networkctl", "--no-pager", "--lines=0", "--all", "status"])
+        print(told.stdout.decode(errors="replace").rstrip())
 
 
 def _answer() -> str:
