@@ -10,6 +10,7 @@
 # PART, the first two unless told:
 #   initramfs   the scripts of the initramfs; before it is made
 #   programs    the Python package, the command, units, GRUB's configuration
+#   page        the local page, with the engine that works for it
 #   release     ROOT, a whole Debian, becomes what a release must be: nothing of one machine, and
 #               nothing that a read-only root takes ill
 
@@ -19,7 +20,7 @@ source=$(dirname "$(readlink -f "$0")")
 
 usage() {
 	echo "install.sh: $1" >&2
-	echo "            usage: install.sh ROOT [--python PYTHON] [initramfs] [programs] [release]" >&2
+	echo "            usage: install.sh ROOT [--python PYTHON] [initramfs] [programs] [page] [release]" >&2
 	exit 2
 }
 
@@ -36,7 +37,7 @@ while [ $# -gt 0 ]; do
 		case $python in /*) ;; *) usage "--python needs a path from /" ;; esac
 		shift
 		;;
-	initramfs | programs | release) parts="$parts $1" ;;
+	initramfs | programs | page | release) parts="$parts $1" ;;
 	*) usage "unknown word '$1'" ;;
 	esac
 	shift
@@ -78,9 +79,10 @@ programs() {
 	wanted
 	packages=$root/usr/lib/python3/dist-packages
 	rm -rf "$packages/abupdate"
-	(cd "$source" && find abupdate -name '*.py' -o -name py.typed) | while read -r file; do
-		install -D -m 644 "$source/$file" "$packages/$file"
-	done
+	(cd "$source" && find abupdate -path abupdate/web -prune -o \( -name '*.py' -o -name py.typed \) -print) |
+		while read -r file; do
+			install -D -m 644 "$source/$file" "$packages/$file"
+		done
 	mkdir -p "$root/usr/bin"
 	cat >"$root/usr/bin/abupdate" <<-END
 		#!$python -I
@@ -91,6 +93,15 @@ programs() {
 		sys.exit(main())
 	END
 	chmod 755 "$root/usr/bin/abupdate"
+}
+
+page() {
+	put 644 "$units" "$source"/web/*.socket "$source"/web/*.service
+	install -D -m 644 "$source/web/abupdate-web.sysusers" "$root/usr/lib/sysusers.d/abupdate-web.conf"
+	wanted
+	(cd "$source" && find abupdate/web -type f ! -name '*.pyc') | while read -r file; do
+		install -D -m 644 "$source/$file" "$root/usr/lib/python3/dist-packages/$file"
+	done
 }
 
 # Below /usr and not by links in /etc: whatever becomes of that, a trial is judged.

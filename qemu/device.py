@@ -15,7 +15,8 @@ from abupdate.config import Settings
 from abupdate.events import Events
 from abupdate.paths import Paths
 from abupdate.provision.grub import Signed
-from abupdate.provision.prepare import Wishes, prepared
+from abupdate.provision.prepare import prepared
+from abupdate.provision.wishes import Wishes
 from abupdate.run import run
 from abupdate.source.local import FileSource
 from abupdate.update.slots import Machine

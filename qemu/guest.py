@@ -40,8 +40,9 @@ FULL_KERNEL = "linux-image-amd64"
 SUITE = "trixie"
 PACKAGES = (
     *("busybox", "e2fsprogs", "git", "grub-common", "initramfs-tools", "kmod", "login"),
-    *("mtools", "openssh-client", "passwd", "python3", "python3-parted", "python3-pydantic"),
-    *("python3-pyudev", "python3-rich", "python3-sh", "python3-typer", "sudo", "systemd"),
+    *("mtools", "openssh-client", "passwd", "python3", "python3-jinja2", "python3-parted"),
+    *("python3-pydantic", "python3-python-multipart", "python3-pyudev", "python3-rich"),
+    *("python3-sh", "python3-starlette", "python3-typer", "python3-uvicorn", "sudo", "systemd"),
     *("systemd-sysv", "udev", "zstd"),
 )
 
@@ -87,6 +88,17 @@ settle = 2
 wait = 2
 interval = 1
 """
+
+# Files of a release whose page is reached over the network that QEMU gives.
+PAGE = {
+    "/usr/lib/systemd/system/abupdate-web.socket.d/10-network.conf": (
+        b"[Socket]\nListenStream=\nListenStream=8080\n"
+    ),
+    "/usr/lib/systemd/system/multi-user.target.d/10-network.conf": (
+        b"[Unit]\nWants=systemd-networkd.service\n"
+    ),
+    "/usr/lib/systemd/network/80-ethernet.network": b"[Match]\nType=ether\n[Network]\nDHCP=yes\n",
+}
 
 _MMDEBSTRAP_SECONDS = 1800.0
 
@@ -150,7 +162,7 @@ def _system(base: Path, allowed_signers: str) -> Path:
     """Layer 2."""
     project = cache.PROJECT
     sources = [project / name for name in ("abupdate", "healthcheck", "grub", "readonly")]
-    sources += [project / "rescue", project / "install.sh"]
+    sources += [project / "web", project / "rescue", project / "install.sh"]
     sources += [*(project / "installer").glob("abupdate-*")]
     sources += [GUEST / "files", GUEST / "units", GUEST / "system-customize"]
 
@@ -204,7 +216,7 @@ def _stage(stage: Path, allowed_signers: str) -> None:
     (vendor / "allowed_signers").write_text(allowed_signers)
     for path in [stage, *stage.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-    run([cache.PROJECT / "install.sh", stage, "programs"])
+    run([cache.PROJECT / "install.sh", stage, "programs", "page"])
     # What the ESP's files are compared with, by `abupdate doctor`, and made of, by `provision`.
     make_images(vendor / "grub")
     for path in [stage, *stage.rglob("*")]:

@@ -20,7 +20,8 @@ from guest import FULL_KERNEL, Release
 from abupdate.config import Settings
 from abupdate.events import Events
 from abupdate.paths import Paths
-from abupdate.provision.prepare import Wishes, prepared
+from abupdate.provision.prepare import prepared
+from abupdate.provision.wishes import Wishes
 from abupdate.source.local import FileSource
 from abupdate.update.slots import Machine
 

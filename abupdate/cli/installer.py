@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from abupdate.cli.invocation import machine_of, settings_of
+from abupdate.cli.page_address import has_page, page_addresses, qr_code
 from abupdate.errors import AbupdateError, InterruptedByUserError, RefusedError, fault_of
 
 if TYPE_CHECKING:
@@ -97,11 +99,18 @@ class _Offer:
         from abupdate.cli.show import printable, terminal_events
         from abupdate.cli.show_provision import plan_text
         from abupdate.provision import permission
-        from abupdate.provision.prepare import Wishes, prepared
+        from abupdate.provision.prepare import prepared
+        from abupdate.provision.wishes import Wishes
         from abupdate.source.name import parse_source
+        from abupdate.web.auth import make_code
 
+        # The release that is installed is the one that runs here.
+        code, kept = make_code() if has_page() else (None, None)
         rescue = parse_source(f"release/{self.rescue}") if self.rescue is not None else None
-        wishes = Wishes(layout=self.layout, asked_later=True, state=self.state, rescue=rescue)
+        wishes = Wishes(
+            layout=self.layout, asked_later=True, state=self.state, rescue=rescue,
+            page_code=None if kept is None else json.dumps(kept).encode(),
+        )  # fmt: skip
         source = parse_source(f"release/{self.release}")
         settings, events = settings_of(self.context), terminal_events(stream=sys.stdout)
         with prepared(self.machine, drive.path, source, settings, wishes, events) as ready:
@@ -114,7 +123,17 @@ class _Offer:
             permission.check(drive, answer)
             done = ready.write()
         print(f"\nRelease {done.release} is on {done.disk}, and is what boots from it.")
+        if code is not None:
+            _show_code(code)
         return True
+
+
+def _show_code(code: str) -> None:
+    """How somebody gets onto the new device's page for the first time."""
+    print(f"\nIts page asks for a code, once, to set the first password: {code}")
+    for address in page_addresses():
+        print(f"If it keeps this machine's address: {address}")
+        print(qr_code(f"{address}/setup?code={code}"), end="", flush=True)
 
 
 def _answer() -> str:

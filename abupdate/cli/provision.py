@@ -76,6 +76,9 @@ def provision(
         str | None,
         typer.Option(metavar="SOURCE", help="A rescue system for its partition, as RELEASE."),
     ] = None,
+    page_code: Annotated[
+        bool, typer.Option("--page-code", help="Print a code for the first password of its page.")
+    ] = False,
     secure_boot: Annotated[
         bool, typer.Option("--secure-boot", help="Start with this machine's signed shim and GRUB.")
     ] = False,
@@ -102,9 +105,12 @@ def provision(
     from abupdate.cli.show import printable, terminal_events
     from abupdate.cli.show_provision import plan_text
     from abupdate.provision.layout import DEFAULT, read_layout
-    from abupdate.provision.prepare import Wishes, prepared
+    from abupdate.provision.prepare import prepared
+    from abupdate.provision.wishes import Wishes
     from abupdate.source.name import parse_source
+    from abupdate.web.auth import make_code
 
+    code, kept = make_code()
     wishes = Wishes(
         layout=DEFAULT if layout is None else read_layout(layout),
         size=None if size is None else _bytes(size),
@@ -117,6 +123,7 @@ def provision(
         installer=installer,
         luks_key=luks_key,
         state=state,
+        page_code=json.dumps(kept).encode() if page_code else None,
         rescue=None if rescue is None else parse_source(rescue),
         erase=erase,
         asked_later=dry_run or sys.stdin.isatty(),
@@ -137,9 +144,12 @@ def provision(
             _ask(ready)
         done = ready.write()
     if as_json:
-        print(json.dumps({"plan": told, "done": asdict(done)}, indent=2))
+        made = {"page_code": code} if page_code else {}
+        print(json.dumps({"plan": told, "done": asdict(done), **made}, indent=2))
     else:
         print(f"Release {done.release} is on {done.disk}, in slot A; it boots from the next start.")
+        if page_code:
+            print(f"Code for the first password of its page: {code}")
 
 
 def _ask(ready: Prepared) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from abupdate.cli.invocation import machine_of, systemctl
+from abupdate.cli.page_address import has_page
 from abupdate.errors import (
     AbupdateError,
     ExitCode,
@@ -59,9 +60,18 @@ class _Menu:
             ("Install from an address", self._from_address),
             ("Install what the store has", self._from_store),
             ("Show the network", self._network),
+            *self._code(),
             ("Restart", lambda: systemctl("reboot")),
             ("Switch off", lambda: systemctl("poweroff")),
         ]
+
+    def _code(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Where the page is installed."""
+        if has_page():
+            yield (
+                "Show a code that sets the page's password",
+                lambda: self._abupdate("web", "code", "--new"),
+            )
 
     def _show(self, choices: list[tuple[str, Callable[[], object]]]) -> None:
         from abupdate.cli.show import printable, status_text

@@ -37,14 +37,15 @@ from abupdate.events import Events
 from abupdate.paths import Paths
 from abupdate.provision import permission
 from abupdate.provision.belongings import belongings
-from abupdate.provision.grub import Signed, grub_files
+from abupdate.provision.grub import grub_files
 from abupdate.provision.installer import installer_layout
 from abupdate.provision.kept import check as check_kept
-from abupdate.provision.layout import DEFAULT, Layout, data_minimum, slot_minimum, specs
+from abupdate.provision.layout import data_minimum, slot_minimum, specs
 from abupdate.provision.plan import Plan, disk_facts, planned
 from abupdate.provision.rescue import RescueSystem, received
-from abupdate.provision.state import check_state, state_bytes
+from abupdate.provision.state import state_bytes
 from abupdate.provision.store import store_bytes
+from abupdate.provision.wishes import Wishes
 from abupdate.provision.write import Work, write
 from abupdate.release.fixups import fixups
 from abupdate.run import DISK_PACKAGES, Sandbox, require_programs
@@ -61,39 +62,7 @@ from abupdate.update.slots import STORE_USER, Machine, require_root
 _SCRATCH = "/var/tmp"  # noqa: S108 - a folder of a random name is made there
 _NOBODY = "65534"
 _FORMAT = "sha256"  # of new stores
-_SECTORS = (512, 4096)
-_LARGEST = 1 << 50
 _MAX_SIGNERS = 1 << 20
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is asked for beside disk and release. Sizes in bytes.
-
-    `erase`: the serial or model that says which disk may be lost; `asked_later`: a person is
-    asked for it once the plan is told, or nothing is written. `size`, `sector`: of a new
-    plain file. `keep`: names or numbers of partitions that stay. `seed`: the same image for
-    the same seed and release. `signers`: an allowed_signers file to believe instead of this
-    machine's. `compatible`: the product that the release must be for. `installer`: a disk that
-    offers to install the release on others, in that layout. `luks_key`: the file that opens
-    data, which is to be encrypted. `state`: a folder with what is the owner's on data. `rescue`:
-    a rescue system for its partition.
-    """
-
-    layout: Layout = DEFAULT
-    erase: str | None = None
-    asked_later: bool = False
-    size: int | None = None
-    sector: int = 512
-    keep: tuple[str, ...] = ()
-    seed: str | None = None
-    signers: Path | None = None
-    compatible: str | None = None
-    signed: Signed | None = None
-    installer: bool = False
-    luks_key: Path | None = None
-    state: Path | None = None
-    rescue: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +106,7 @@ def prepared(
     `AbupdateError`; nothing was written then.
     """
     require_root()
-    _refuse_wishes(wishes)
+    wishes.check()
     require_programs([*DISK_PACKAGES, *(["cryptsetup"] if wishes.luks_key else [])])
     with ExitStack() as stack:
         stack.enter_context(signals_raise("the disk is as it was, or says that it is unfinished"))
@@ -210,6 +179,7 @@ def prepared(
             events=events,
             installs=wishes.layout if wishes.installer else None,
             state=wishes.state,
+            page_code=wishes.page_code,
             rescue=rescue,
         )
         yield Prepared(plan, work)
@@ -341,19 +311,6 @@ def _medium(drive: Drive, ids: Ids, wishes: Wishes) -> Medium:
     if drive.is_file:
         return FileMedium(drive.path, drive.sector, ids)
     return DiskMedium(drive.path, drive.sector, ids, wishes.luks_key)
-
-
-def _refuse_wishes(wishes: Wishes) -> None:
-    if wishes.sector not in _SECTORS:
-        raise UsageError(f"--sector {wishes.sector}: 512 or 4096 was expected.")
-    if wishes.size is not None and not 0 < wishes.size <= _LARGEST:
-        raise UsageError(f"--size: at most {_LARGEST >> 40} TiB was expected.")
-    check_state(wishes.state, wishes.keep)
-    if wishes.seed is not None and wishes.keep:
-        raise UsageError(
-            "--seed makes the same image again, and what --keep keeps is not of that image.",
-            "Leave one of the two out.",
-        )
 
 
 def _machine(

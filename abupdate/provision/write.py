@@ -73,6 +73,7 @@ class Work:
     events: Events
     installs: Layout | None = None
     state: Path | None = None
+    page_code: bytes | None = None
     rescue: RescueSystem | None = None
 
 
@@ -214,6 +215,11 @@ class _Writer:
             mark(state, self._work.installs, self._work.state, version)
         elif self._work.state is not None:
             copy_state(self._work.state, data / "state")
+        if self._work.page_code is not None:
+            (state / "web").mkdir(mode=0o700)
+            code = state / "web/code"
+            code.touch(mode=0o600)
+            code.write_bytes(self._work.page_code)
         if rescue is not None:
             self._keep_rescue(data, rescue)
         if all(found.entry.name != DATA for found in self._work.keep):

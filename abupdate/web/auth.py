@@ -36,6 +36,13 @@ class Who:
     read_only: bool = False
 
 
+def make_code() -> tuple[str, dict[str, Any]]:
+    """A code as a person types it, and what the file `code` of the server's folder holds of it."""
+    letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(12))
+    shown = "-".join((letters[:4], letters[4:8], letters[8:]))
+    return shown, {"sha256": _sha256(letters), "made": time.time()}
+
+
 class Passwords:
     """The password, and the code that lets one be set."""
 
@@ -82,9 +89,9 @@ class Passwords:
 
     def new_code(self) -> str:
         """Make a code with which a password can be set, once. The one before is void."""
-        code = "".join(secrets.choice(_CODE_LETTERS) for _ in range(12))
-        write_json(self._code, {"sha256": _sha256(code), "made": time.time()})
-        return "-".join((code[:4], code[4:8], code[8:]))
+        code, kept = make_code()
+        write_json(self._code, kept)
+        return code
 
     def check_code(self, code: str) -> bool:
         """Whether it is the code."""

@@ -76,7 +76,8 @@ async def logout(request: Request) -> Response:
 
 async def setup_page(request: Request) -> Response:
     """The form for the first password."""
-    return page(request, "setup.html", {"error": None})
+    code = request.query_params.get("code", "")[:40]  # as the installer's picture has it
+    return page(request, "setup.html", {"error": None, "code": code})
 
 
 async def setup(request: Request) -> Response:

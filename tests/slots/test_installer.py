@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.cli import installer
+from abupdate.cli import installer, page_address
 from abupdate.cli.main import main
 from abupdate.disk import drive as drives
 from abupdate.disk.layout import PartitionSpec
@@ -94,6 +95,8 @@ def test_a_conversation(
     tmp_path: Path,
 ) -> None:
     owned = hash_of(disks[1])
+    (tmp_path / "page").touch()
+    monkeypatch.setattr(page_address, "UNIT", tmp_path / "page")
     type_in(monkeypatch, "", "0", "7", "x", "1", "", "1", "target", "2", "target", "")
     assert main(["installer"], machine=stick) == 0
     told = capsys.readouterr().out
@@ -101,6 +104,7 @@ def test_a_conversation(
     assert "  1  " in told and "on it now something that is not known" in told
     assert "Not installed:" in told and "is 'owned', and 'target' was given" in told
     assert "Release 1 is on" in told and told.count("Which disk?") == 7
+    assert re.search(r"to set the first password: [0-9A-Z]{4}(-[0-9A-Z]{4}){2}\n", told)
     assert (tmp_path / "sysrq").read_bytes() == b"b"
     assert hash_of(disks[1]) == owned
     assert "kernel-A" in kernel_of(disks[2])

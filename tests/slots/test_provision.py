@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import stat
 import struct
@@ -43,6 +44,7 @@ from abupdate.store.verify import compare
 from abupdate.update import trust
 from abupdate.update.records import Records
 from abupdate.update.slots import Machine
+from abupdate.web.auth import Passwords
 from tests.grub.grubbox import Disk, assert_booted, boot
 from tests.slots import newdisk
 from tests.slots.device import hash_of
@@ -788,12 +790,35 @@ def test_files_of_the_owner_that_cannot_be_taken(
     assert not new.exists()
 
 
+@pytest.mark.row("U11")
+def test_a_code_for_the_page(
+    factory: Factory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed sets the first password, once; the disk holds a digest of it alone."""
+    disk = tmp_path / "new.img"
+    assert factory.provision(disk, "--size", str(SIZE), "--page-code") == 0
+    told = re.search(r"first password of its page: ([0-9A-Z-]{14})\n", capsys.readouterr().out)
+    assert told is not None
+    with mounted(disk, extents(disk)["data"], tmp_path / "m") as data:
+        folder, code = data / "abupdate/web", data / "abupdate/web/code"
+        assert (folder.stat().st_mode & 0o777, code.stat().st_mode & 0o777) == (0o700, 0o600)
+        assert told[1] not in code.read_text()
+        passwords = Passwords(folder)
+        assert passwords.check_code(told[1])
+        assert not passwords.check_code("AAAA-AAAA-AAAA")
+        assert not passwords.is_set()
+
+
 def test_wishes_that_make_no_sense(refused: Refused, tmp_path: Path, owned: Path) -> None:
     new, size = tmp_path / "new", ("--size", str(SIZE))
     refused(2, "512 or 4096 was expected", new, *size, "--sector", "1024")
     refused(2, "at most 1024 TiB", new, "--size", "8EiB")
     refused(2, "Leave one of the two out", owned, "--erase", "owned.img", "--keep", "data",
             "--seed", "x")  # fmt: skip
+    refused(2, "--installer makes many", new, *size, "--page-code", "--installer")
+    refused(2, "and --seed the same", new, *size, "--page-code", "--seed", "x")
+    refused(2, "which --keep keeps as it is", owned, "--erase", "owned.img", "--keep", "data",
+            "--page-code")  # fmt: skip
     assert "Traceback" not in refused(11, "", new, "--size", "900TiB")
     assert not new.exists()
 

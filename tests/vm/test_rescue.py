@@ -115,7 +115,7 @@ def test_from_a_stick_by_the_console(with_rescue: Path, parts: Parts, images: Pa
         choose(serial, "A", "Release 2 is installed in slot A, on trial from the next boot", 900)
         serial.wait_for("A number, or Enter to look again", 60)
         found.restarts()
-        serial.write("7\r")
+        serial.write("8\r")
         found.wait_for_boot(release="2", boot="trial")
         found.settle()
         assert found.status()["booted"]["text"] == "confirmed on this boot"
