@@ -31,16 +31,14 @@ _SOON = 120.0  # seconds
 
 def attend(machine: Machine) -> None:
     """Somebody is there: the set time begins anew."""
-    machine.paths.runtime.mkdir(parents=True, exist_ok=True)
-    (machine.paths.runtime / _ATTENDED).write_text(f"{evidence.uptime()}\n")
+    _note(machine, _ATTENDED)
 
 
 def note_mended(machine: Machine) -> None:
     """Something was mended: a slot is tried soon, unless that was the last thing that happened."""
     before = [one.event for one in machine.records.history() if one.event != "repaired"]
     if before[-1:] != ["retried"]:
-        machine.paths.runtime.mkdir(parents=True, exist_ok=True)
-        (machine.paths.runtime / _MENDED).touch()
+        _note(machine, _MENDED)
 
 
 def retry_due(machine: Machine, settings: Settings) -> bool:
@@ -48,13 +46,24 @@ def retry_due(machine: Machine, settings: Settings) -> bool:
     after = settings.rescue.retry
     if after == 0 or running_job(machine.paths.runtime) is not None:
         return False
-    if (machine.paths.runtime / _MENDED).exists():
-        after = min(after, _SOON)
+    attended, mended = _noted(machine, _ATTENDED), _noted(machine, _MENDED)
+    due = (attended or 0.0) + after
+    if mended is not None and (attended is None or attended < mended):  # and nobody came since
+        due = min(due, mended + _SOON)
+    return evidence.uptime() >= due
+
+
+def _note(machine: Machine, name: str) -> None:
+    machine.paths.runtime.mkdir(parents=True, exist_ok=True)
+    (machine.paths.runtime / name).write_text(f"{evidence.uptime()}\n")
+
+
+def _noted(machine: Machine, name: str) -> float | None:
+    """Seconds of uptime at which it was noted."""
     try:
-        attended = float((machine.paths.runtime / _ATTENDED).read_text())
+        return float((machine.paths.runtime / name).read_text())
     except (OSError, ValueError):
-        attended = 0.0
-    return evidence.uptime() >= attended + after
+        return None
 
 
 def retry(machine: Machine, settings: Settings, events: Events) -> Slot:

@@ -22,6 +22,7 @@ from abupdate.disk.filesystem import read_superblock
 from abupdate.disk.layout import RESCUE, Slot
 from abupdate.doctor import mend_esp
 from abupdate.provision.grub import _SIGNED
+from abupdate.rescue.retry import attend
 from abupdate.update import evidence
 from tests.slots.boot_device import BIOS_PLACE, EFI, BootDevice, doctor
 from tests.slots.rescue_device import RescueDevice, rescue_of
@@ -109,13 +110,19 @@ def test_after_mending_a_slot_is_tried_soon_and_once(
         return bool(reboots)
 
     marked(rescue)
-    for soonest in (120.0, 1800.0):  # the second time, the same damage has brought it back
+    for soonest in (170.0, 1800.0):  # the second time, the same damage has brought it back
+        monkeypatch.setattr(evidence, "uptime", lambda: 50.0)
         for name in (PRIMARY, BACKUP):
             rescue.remove(name)
         assert rescue.run("rescue", "repair") == 0
         assert "done: Slot B is what boots" in capsys.readouterr().out
         assert not tried_after(soonest - 1)
         assert tried_after(soonest), capsys.readouterr().out
+        monkeypatch.setattr(evidence, "uptime", lambda: 60.0)
+        attend(rescue.machine)  # a key was pressed at the menu
+        assert not tried_after(1859.0)
+        assert tried_after(1860.0)
+        (rescue.paths.runtime / "attended").unlink()
         (rescue.paths.runtime / "mended").unlink(missing_ok=True)  # a boot empties /run
     assert rescue.run("rescue", "repair") == 0
     assert not (rescue.paths.runtime / "mended").exists()  # nothing was mended
