@@ -119,7 +119,7 @@ def _source(
     if release is not None:
         return StoredSource(Version.parse(release))
     assert wish.upload is not None
-    return FileSource(_opened(uploads(machine), wish.upload, stack))
+    return FileSource(_opened(uploads(machine), wish.upload, stack), f"the page, {wish.upload}")
 
 
 def uploads(machine: Machine) -> Path:

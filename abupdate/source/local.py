@@ -21,13 +21,14 @@ from abupdate.store.readable import Readable
 
 @dataclass(frozen=True)
 class FileSource:
-    """A bundle that is a file here."""
+    """A bundle that is a file here. `told`: its name for people, where the path says nothing."""
 
     path: Path
+    told: str = ""
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return self.told or str(self.path)
 
     @contextmanager
     def opened(self, into: Into) -> Iterator[Arriving]:

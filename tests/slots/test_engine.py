@@ -176,7 +176,8 @@ def test_an_update_by_calls(served: Served) -> None:
     with pytest.raises(EngineError) as refused:
         served.call(lambda it: it.confirm())
     assert refused.value.code == ExitCode.NOTHING_TO_DO
-    assert served.call(lambda it: it.history(1))[0].event == "confirmed"
+    confirmed, installed = served.call(lambda it: it.history(2))
+    assert (confirmed.event, installed.detail["source"]) == ("confirmed", f"the page, {name}")
     assert [one.release for one in served.call(lambda it: it.releases())] == ["2", "1"]
     back = served.ended(served.call(lambda it: it.start(Rollback(kind="rollback"))))
     assert back.state == "done" and device.state().trial == "A"
