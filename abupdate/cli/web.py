@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from abupdate.cli.invocation import Json, machine_of, settings_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 web = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 token = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 web.add_typer(token, name="token", help="Tokens, with which scripts use the API.")
 Context = typer.Context
+# agetty prints what is there, and the machine's address for \4 (agetty(8), "ISSUE FILES").
+_ISSUE = Path("/run/issue.d/90-abupdate.issue")
+_ISSUED = """
+The page of this device: http://\\4:8080. Code for its first password: {code}
+"""
 Name = Annotated[str, typer.Argument(help="What it is for.")]
 
 
@@ -45,6 +48,9 @@ def serve(context: Context) -> None:
 def code(
     context: Context,
     new: Annotated[bool, typer.Option("--new", help="Although there is a password.")] = False,
+    login: Annotated[
+        bool, typer.Option("--login", help="Show it above each login prompt, instead of here.")
+    ] = False,
 ) -> None:
     """Print a code that sets a password on the page, once; a code before it is void."""
     from abupdate.config import WebTls
@@ -57,6 +63,12 @@ def code(
         raise NothingToDoError(
             "There is a password already.", "`abupdate web code --new`, if nobody knows it."
         )
+    if login:
+        if passwords.is_held():
+            raise NothingToDoError("There is a code that somebody may hold.", "It is kept.")
+        _ISSUE.parent.mkdir(parents=True, exist_ok=True)
+        _ISSUE.write_text(_ISSUED.format(code=passwords.new_code(shown=True)))
+        return
     print(passwords.new_code())
     tls = settings_of(context).web.tls
     made = _state(context) / "tls/cert.pem"

@@ -87,11 +87,22 @@ class Passwords:
             return False  # none, or a damaged one: a code sets another
         return hmac.compare_digest(_scrypt(password[: LONGEST + 1], salt, cost), expected)
 
-    def new_code(self) -> str:
-        """Make a code with which a password can be set, once. The one before is void."""
+    def new_code(self, *, shown: bool = False) -> str:
+        """Make a code with which a password can be set, once. The one before is void.
+
+        `shown`: on the console, at each boot anew; somebody may hold any other.
+        """
         code, kept = make_code()
-        write_json(self._code, kept)
+        write_json(self._code, {**kept, "shown": shown})
         return code
+
+    def is_held(self) -> bool:
+        """Whether somebody may hold a code: one of provisioning's, or of the command's."""
+        try:
+            kept = read_json(self._code)
+        except ValueError:
+            return False
+        return isinstance(kept, dict) and not kept.get("shown")
 
     def check_code(self, code: str) -> bool:
         """Whether it is the code."""

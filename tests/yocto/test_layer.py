@@ -41,9 +41,13 @@ def test_the_recipe_brings_all_that_install_sh_reads() -> None:
 
 
 def test_what_the_recipe_moves_is_where_install_sh_puts_it(tmp_path: Path) -> None:
-    subprocess.run(["sh", ROOT / "install.sh", tmp_path, "programs", "initramfs"], check=True)
+    subprocess.run(
+        ["sh", ROOT / "install.sh", tmp_path, "programs", "page", "initramfs"], check=True
+    )
     for name in (
         "usr/lib/python3/dist-packages/abupdate/publish",
+        "usr/lib/python3/dist-packages/abupdate/web/pages/templates",
+        "usr/lib/sysusers.d",
         "usr/lib/abupdate/grub/rules.cfg",
         "usr/lib/abupdate/abupdate-mount",
         "usr/lib/abupdate/abupdate-watchdog",
@@ -58,6 +62,15 @@ def test_what_the_recipe_moves_is_where_install_sh_puts_it(tmp_path: Path) -> No
     # All of it is in a package: FILES of abupdate names these.
     top = {f"{path.parent.name}/{path.name}" for path in tmp_path.glob("usr/*")}
     assert top <= {"usr/lib", "usr/bin", "usr/share"}
+    units = tmp_path / "usr/lib/systemd/system"
+    of_page = re.search(r"FILES:\$\{PN\}-web = \"(.*?)\"", recipe("abupdate_0.1.0.bb"), re.S)
+    assert of_page is not None
+    names = re.findall(r"unitdir\}/(\S+)", of_page[1])
+    packaged = {path for name in names for path in units.glob(name)}
+    assert packaged >= {units / path.name for path in (ROOT / "web").glob("*.s[eo]*")} - {
+        units / "abupdate-web.sysusers"
+    }
+    assert units / "sockets.target.wants/abupdate-web.socket" in packaged
 
 
 def test_the_recipe_has_the_version_and_the_dependencies_of_the_project() -> None:

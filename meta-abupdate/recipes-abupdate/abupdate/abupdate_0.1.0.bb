@@ -14,11 +14,14 @@ ABUPDATE_STORE_ID ?= "970"
 ABUPDATE_WEB_ID ?= "971"
 
 do_install() {
-	abupdate_install ${D} programs initramfs
+	abupdate_install ${D} programs page initramfs
 
 	install -d ${D}${PYTHON_SITEPACKAGES_DIR}
 	mv ${D}${nonarch_libdir}/python3/dist-packages/abupdate ${D}${PYTHON_SITEPACKAGES_DIR}/
 	rm -rf ${D}${nonarch_libdir}/python3
+
+	# The class useradd makes the user.
+	rm -rf ${D}${nonarch_libdir}/sysusers.d
 
 	# abupdate-grub and initramfs-module-abupdate have these.
 	rm -rf ${D}${nonarch_libdir}/abupdate/grub ${D}${datadir}
@@ -32,13 +35,14 @@ USERADD_PARAM:${PN}-web = "--system --uid ${ABUPDATE_WEB_ID} --user-group --no-c
 
 PACKAGES = "${PN}-web ${PN}-publish ${PN}"
 
-# The page, as soon as there is one; its units are named after it.
-ALLOW_EMPTY:${PN}-web = "1"
-SUMMARY:${PN}-web = "abupdate's local web page"
+SUMMARY:${PN}-web = "abupdate's local web page, and the engine that works for it"
 FILES:${PN}-web = " \
     ${PYTHON_SITEPACKAGES_DIR}/abupdate/web \
     ${systemd_system_unitdir}/abupdate-web.* \
+    ${systemd_system_unitdir}/abupdate-web-code.service \
+    ${systemd_system_unitdir}/abupdate-engine.* \
     ${systemd_system_unitdir}/*.wants/abupdate-web.* \
+    ${systemd_system_unitdir}/*.wants/abupdate-engine.* \
 "
 RDEPENDS:${PN}-web = " \
     ${PN} \

@@ -3,7 +3,7 @@ DESCRIPTION = "Started as rescue it offers a menu, repairs and installs (docs/re
 what a slot has, and nothing of the product."
 LICENSE = "MIT"
 
-IMAGE_INSTALL = "packagegroup-core-boot"
+IMAGE_INSTALL = "packagegroup-core-boot abupdate-web"
 IMAGE_LINGUAS = ""
 
 inherit core-image abupdate-image abupdate-bundle
