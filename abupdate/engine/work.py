@@ -33,6 +33,7 @@ from abupdate.engine.jobs import Quick, parse_wish
 from abupdate.errors import AbupdateError, ExitCode, SourceError, TerminatedError, fault_of
 from abupdate.events import Event, Events
 from abupdate.release.version import Version
+from abupdate.rescue.retry import attend
 from abupdate.source.local import FileSource, StoredSource
 from abupdate.source.source import Source
 from abupdate.update.job import signals_raise
@@ -50,6 +51,7 @@ def run_job(machine: Machine, name: str, held: int | None = None) -> int:
     place = machine.paths.runtime / "jobs" / name
     if held is not None:
         fcntl.fcntl(held, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    attend(machine)  # in rescue: somebody is at work, so it does not try a slot by itself
     end: dict[str, Any]
     with (place / "events.jsonl").open("ab", buffering=0) as file:
         events = Events(lambda event: _tell(file.fileno(), event))
@@ -70,6 +72,7 @@ def run_job(machine: Machine, name: str, held: int | None = None) -> int:
             }
     if end.get("result") and isinstance(end["result"].get("release"), str):
         end["release"] = end["result"]["release"]
+    attend(machine)
     _put(place / "end.json", {**end, "ended": round(time.time(), 3)})
     return int(end["exit_code"])
 
