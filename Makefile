@@ -44,7 +44,7 @@ test-quick: install-tools
 
 # Machines that `make test` has no time for; an hour and a half.
 test-machines: install-tools
-	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py tests/vm/test_provision.py tests/vm/test_fielded.py tests/vm/test_rescue.py tests/vm/test_repairs.py tests/vm/test_yocto.py
+	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py tests/vm/test_provision.py tests/vm/test_fielded.py tests/vm/test_rescue.py tests/vm/test_repairs.py tests/vm/test_yocto.py tests/vm/test_page.py
 
 # Every way a trial can end, in one machine, podman too; writes docs/health-stories.md. Half an hour.
 test-health: install-tools

@@ -11,21 +11,27 @@ from pathlib import Path
 import device
 import guest
 import publisher
-from guest import DISK_TOOLS, FULL_KERNEL, Release
+from guest import DISK_TOOLS, FULL_KERNEL, PAGE, Release
 from vm import accelerator
 
 FAILURE = "the service of release 3 does not answer"
 _FAILING_CHECK = f"#!/bin/sh\necho {FAILURE}\nexit 1\n".encode()
 
-ONE = Release("1", packages=("figlet",), cmdline="demo.release=one")
+ONE = Release("1", packages=("figlet",), cmdline="demo.release=one", files=PAGE)
 # Another kernel flavour, another command line, one package more and one less.
-TWO = Release("2", kernel=FULL_KERNEL, packages=("hello", *DISK_TOOLS), cmdline="demo.release=two")
+TWO = Release(
+    "2",
+    kernel=FULL_KERNEL,
+    packages=("hello", *DISK_TOOLS),
+    cmdline="demo.release=two",
+    files=PAGE,
+)
 # Boots well, and its own check says that it is broken.
 THREE = replace(
     TWO,
     version="3",
     cmdline="demo.release=three",
-    files={"/usr/lib/abupdate/required.d/50-service": _FAILING_CHECK},
+    files={**PAGE, "/usr/lib/abupdate/required.d/50-service": _FAILING_CHECK},
 )
 
 

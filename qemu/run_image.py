@@ -26,6 +26,7 @@ import guest
 import publisher
 import release_test
 from demo import DifferentError
+from network import PORT, network
 from serial_console import VMError
 from vm import VM, Disk, Firmware, accelerator
 
@@ -35,21 +36,10 @@ from abupdate.disk.layout import Slot
 from abupdate.errors import AbupdateError, UsageError
 from abupdate.run import run
 
-PORT = 8080
 MEMORY = 1024
 LOGIN = r"login: ?$"
 _LOGIN_SECONDS = 600.0
 _SECTOR = 512
-
-
-def network(port: int) -> list[str]:
-    """QEMU's command line: a network card, and the page of the device on a port of this machine.
-
-    Nobody else can reach it there. Port 0: no forwarding.
-    """
-    forward = f",hostfwd=tcp:127.0.0.1:{port}-:{PORT}" if port else ""
-    watchdog = ["-device", "i6300esb"]
-    return ["-netdev", f"user,id=net0{forward}", "-device", "virtio-net-pci,netdev=net0", *watchdog]
 
 
 def kept_copy(disk: Path, *, fresh: bool = False) -> Path:

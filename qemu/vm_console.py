@@ -15,6 +15,7 @@ from pathlib import Path
 import device
 from demo_parts import Parts
 from device_vm import make_medium
+from network import free_port, network
 from vm import VM, Disk, Firmware
 
 
@@ -27,9 +28,16 @@ def run(parts: Parts, folder: Path, firmware: Firmware, display: str = "none") -
     files = {f"{name}.bundle": path for name, path in parts.bundles.items()}
     medium = Disk(make_medium(folder / "medium.img", files), readonly=True)
     password = secrets.token_hex(4)
+    port = free_port()
     with VM(
-        [disk, medium], firmware=firmware, accel=parts.accel, password=password, display=display
+        [disk, medium],
+        firmware=firmware,
+        accel=parts.accel,
+        password=password,
+        display=display,
+        extra=network(port),
     ) as vm:
         print(f"\nLog in as demo with the password {password}; Ctrl-a x switches off.")
+        print(f"The page: http://localhost:{port}, its first password by `sudo abupdate web code`.")
         print((__doc__ or "").split("\n\n")[-1].rstrip(), end="\n\n", flush=True)
         return vm.run_on_terminal()

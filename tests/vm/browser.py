@@ -124,10 +124,3 @@ def people(url: str, count: int) -> Iterator[tuple[Visits, list[Page]]]:
             yield visits, pages
         finally:
             browser.close()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
-        return port

@@ -14,11 +14,11 @@ import guest
 import publisher
 import pytest
 from device_vm import DeviceVM
+from network import free_port, network
 from playwright.sync_api import Page, expect
-from run_image import network
 from vm import VM, Disk, accelerator
 
-from tests.vm.browser import Line, Visits, free_port, people
+from tests.vm.browser import Line, Visits, people
 from tests.vm.rescue_vm import RESCUE, SIZES, zero
 from tests.vm.test_rescue import hash_of
 
@@ -28,12 +28,7 @@ PASSWORD = "correct horse battery"
 MINUTE = 60_000  # milliseconds
 
 
-def with_page(release: guest.Release) -> guest.Release:
-    """The same release, its page on the network."""
-    return replace(release, files={**release.files, **guest.PAGE})
-
-
-RELEASES = [with_page(one) for one in (demo_parts.ONE, demo_parts.TWO, demo_parts.THREE)]
+RELEASES = (demo_parts.ONE, demo_parts.TWO, demo_parts.THREE)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +183,7 @@ def hardened(machine: DeviceVM) -> None:
 def test_rescue_by_the_page(series: publisher.Series, images: Path, tmp_path: Path) -> None:
     """No slot is left; the page of the rescue system puts one back."""
     signers = publisher.key().allowed_signers
-    rescue = publisher.publish([with_page(RESCUE)]).bundle("1")
+    rescue = publisher.publish([replace(RESCUE, files=guest.PAGE)]).bundle("1")
     built = device.build(series.bundle("1"), signers, SIZES, rescue=rescue)
     disk = device.copy(built, images / "page-rescue.img")
     before = hash_of(disk, "rescue", tmp_path)

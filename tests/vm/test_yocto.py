@@ -11,10 +11,10 @@ from pathlib import Path
 
 import demo_parts
 import device
+import network
 import publisher
 import pytest
 import release_test
-import run_image
 import yocto_disk
 from device_vm import DeviceVM
 from vm import VM, Disk, Firmware
@@ -68,7 +68,7 @@ def test_a_release_is_tried_on_it(
 ) -> None:
     """What `run_image.py test` does."""
     disk = device.copy(wic, tmp_path / "disk.img")
-    extra = run_image.network(0)
+    extra = network.network(0)
     bundle = parts.bundles["2"]
     boots = release_test.play(bundle, disk, tmp_path, firmware, parts.accel, extra=extra)
     assert [(one.release, one.slot, one.boot) for one in boots] == [

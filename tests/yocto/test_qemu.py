@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cache
+import network
 import pytest
 import release_test
 import run_image
@@ -31,16 +32,16 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_is_forwarded_from_this_machine_alone() -> None:
-    words = " ".join(run_image.network(8080))
+    words = " ".join(network.network(8080))
     assert "hostfwd=tcp:127.0.0.1:8080-:8080" in words
     assert "i6300esb" in words
-    assert "hostfwd" not in " ".join(run_image.network(0))
+    assert "hostfwd" not in " ".join(network.network(0))
 
 
 @pytest.mark.parametrize("firmware", ["uefi", "bios"])
 def test_the_machine_starts_from_the_disk(tmp_path: Path, firmware: Any) -> None:
     disk = tmp_path / "disk.img"
-    with VM([Disk(disk, bootindex=1)], firmware=firmware, extra=run_image.network(8080)) as vm:
+    with VM([Disk(disk, bootindex=1)], firmware=firmware, extra=network.network(8080)) as vm:
         words = " ".join(vm.command())
     assert f"file={disk}" in words
     assert ("pflash" in words) == (firmware == "uefi")
