@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from abupdate.cli.addresses import has_page, page_addresses, qr_code
 from abupdate.cli.invocation import machine_of, settings_of
-from abupdate.cli.page_address import has_page, page_addresses, qr_code
 from abupdate.errors import AbupdateError, InterruptedByUserError, RefusedError, fault_of
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from abupdate.cli.addresses import addresses, has_page
 from abupdate.cli.invocation import machine_of, systemctl
-from abupdate.cli.page_address import has_page
 from abupdate.errors import (
     AbupdateError,
     ExitCode,
@@ -117,11 +117,11 @@ class _Menu:
         self._reflash(f"release/{_answer()}")
 
     def _network(self) -> None:
-        from abupdate.run import run
-
-        # Of systemd-networkd, which the rescue system has anyhow; iproute2 need not be there.
-        told = run(["networkctl", "--no-pager", "--lines=0", "--all", "status"])
-        print(told.stdout.decode(errors="replace").rstrip())
+        found = addresses()
+        for name, address in found:
+            print(f"  {name:<12} {address}")
+        if not found:
+            print("  No interface has an address: is a cable plugged in, does anybody give any?")
 
 
 def _answer() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.cli import installer, page_address
+from abupdate.cli import addresses, installer
 from abupdate.cli.main import main
 from abupdate.disk import drive as drives
 from abupdate.disk.layout import PartitionSpec
@@ -96,7 +96,7 @@ def test_a_conversation(
 ) -> None:
     owned = hash_of(disks[1])
     (tmp_path / "page").touch()
-    monkeypatch.setattr(page_address, "UNIT", tmp_path / "page")
+    monkeypatch.setattr(addresses, "UNIT", tmp_path / "page")
     type_in(monkeypatch, "", "0", "7", "x", "1", "", "1", "target", "2", "target", "")
     assert main(["installer"], machine=stick) == 0
     told = capsys.readouterr().out

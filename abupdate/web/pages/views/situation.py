@@ -5,7 +5,7 @@ A fallback comes before all else, with its cause; success is said of a confirmed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -56,7 +56,7 @@ def situation(status: Status) -> Situation:  # noqa: PLR0911 - one case a line
             ("This page comes back by itself and tells what became of it.",),
         )  # fmt: skip
     if status.mode == "rescue":
-        return _rescue(report)
+        return _armed_in_rescue(report) or _rescue(report)
     if status.mode == "foreign":
         return Situation(
             Kind.FOREIGN, "bad", "This system was not booted by abupdate's rules",
@@ -89,6 +89,16 @@ def _rescue(report: dict[str, Any]) -> Situation:
     return Situation(
         Kind.RESCUE, "bad", "The device is in rescue", (text,), last.get("cause"), ("rescue",)
     )
+
+
+def _armed_in_rescue(report: dict[str, Any]) -> Situation | None:
+    boot = report["boot"]
+    if boot is None or boot["ustate"] != 1:
+        return None
+    text = (
+        f"GRUB tries it at the next boot, {boot['countdown']} times at most. It stays when it is "
+    )
+    return replace(_armed(report), text=(f"{text}confirmed there; rescue comes back otherwise.",))
 
 
 def _fell_back(report: dict[str, Any]) -> Situation:

@@ -1,8 +1,7 @@
-"""Debian's Chromium before a machine's page, and a line between the two that can be cut."""
+"""Debian's Chromium, what people do with it, and a line to a server that can be cut."""
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,13 +9,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 _ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser, without a window; a skip where it is not installed."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is needed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=_ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 class Line:
@@ -87,7 +99,6 @@ class Visits:
         self.url = url
         self.asked: set[str] = set()
         self.complaints: list[str] = []
-        self._contexts: list[BrowserContext] = []
 
     def add(self, context: BrowserContext) -> Page:
         """Somebody comes: a new page."""
@@ -106,21 +117,3 @@ class Visits:
         """What was asked of others than the device."""
         own = (f"{self.url}/", "blob:", "data:")
         return sorted(one for one in self.asked if not one.startswith(own))
-
-
-@contextmanager
-def people(url: str, count: int) -> Iterator[tuple[Visits, list[Page]]]:
-    """So many pages, each of a browser that knows nothing of the others."""
-    if shutil.which(str(CHROMIUM)) is None:
-        pytest.skip(f"{CHROMIUM} is needed: apt-get install chromium")
-    visits = Visits(url)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=_ARGUMENTS)
-        try:
-            pages = [
-                visits.add(browser.new_context(viewport={"width": width, "height": 900}))
-                for width in (1280, 360, 1280)[:count]
-            ]
-            yield visits, pages
-        finally:
-            browser.close()

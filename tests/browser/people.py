@@ -1,0 +1,80 @@
+"""What people do at the page, by what they see of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.chromium import Visits
+from tests.web.fake_engine import NEW
+from tests.web.live_server import PASSWORD, LiveServer
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+
+
+class Person:
+    """Somebody with a browser of their own, logged in."""
+
+    def __init__(self, browser: Browser, server: LiveServer, **options: Any) -> None:
+        self.server = server
+        self.visits = Visits(options.pop("url", server.url))
+        options = {"viewport": WIDE, "reduced_motion": "reduce", **options}
+        self.page: Page = self.visits.add(browser.new_context(**options))
+        self.page.set_default_timeout(20_000)
+
+    def log_in(self) -> Person:
+        """By the form."""
+        self.go("/login")
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.press("Log in")
+        expect(self.page.get_by_role("navigation")).to_be_visible()
+        return self
+
+    def go(self, path: str) -> None:
+        """To a page."""
+        self.page.goto(self.visits.url + path)
+
+    def press(self, name: str) -> None:
+        """A button, as its words are."""
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def ask(self, name: str) -> None:
+        """Open what is asked before something is done."""
+        self.page.locator("summary").filter(has_text=name).click()
+
+    def reads(self, words: str) -> None:
+        """The first words of the page are these, or become so."""
+        heading = self.page.get_by_role("heading", level=1)
+        expect(heading).to_have_text(re.compile(words), timeout=20_000)
+
+    def sees(self, words: str) -> None:
+        """These words are somewhere on the page."""
+        expect(self.page.get_by_text(words).first).to_be_visible(timeout=20_000)
+
+    def send(self, bundle: Path) -> None:
+        """Choose a bundle and send it."""
+        self.go("/update")
+        self.page.locator("#bundle").set_input_files(bundle)
+        self.press("Send and look into it")
+
+    def install(self, bundle: Path) -> None:
+        """Send a bundle, look at what it would do, install it."""
+        self.send(bundle)
+        self.reads(f"Release {NEW}")
+        self.press(f"Install release {NEW}")
+
+    def leave(self) -> None:
+        """Nothing was asked of others, nothing went wrong in the browser."""
+        assert not self.visits.foreign()
+        assert not self.visits.complaints
+        self.page.context.close()
+
+
+def bundle(folder: Path, size: int = 1 << 20) -> Path:
+    """A file to send."""
+    path = folder / "box-1.5.0.bundle"
+    path.write_bytes(bytes(range(256)) * (size // 256))
+    return path
