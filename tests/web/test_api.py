@@ -14,7 +14,7 @@ from abupdate.engine.contract import EngineError, HistoryItem
 from abupdate.errors import ExitCode
 from abupdate.web.limits import Limits
 from tests.web.fake_engine import COMMITS, NEW, NOW, OLD, STEPS, FakeEngine
-from tests.web.live_server import LiveServer
+from tests.web.live_server import LiveServer, until
 
 UPLOAD = "0123456789abcdef"
 INSTALL = {"kind": "install", "upload": UPLOAD}
@@ -58,6 +58,13 @@ def client(server: LiveServer) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def asking(lasting: LiveServer) -> Iterator[httpx.Client]:
+    lasting.engine.calls.clear()
+    with lasting.script() as client:
+        yield client
+
+
 def start(client: httpx.Client, **wish: Any) -> str:
     answer = client.post("/api/v1/jobs", json=wish or INSTALL)
     assert answer.status_code == 202, answer.text
@@ -94,8 +101,8 @@ def test_what_the_device_is(server: LiveServer, client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["history?limit=0", "history?limit=x", "history?limit=1001",
                                   "log?lines=-1", "log?lines=1e3", "log?lines=٣"])  # fmt: skip
-def test_how_many_is_a_number_in_bounds(client: httpx.Client, path: str) -> None:
-    assert "should be a number from 1" in problem(client.get(f"/api/v1/{path}"))["detail"]
+def test_how_many_is_a_number_in_bounds(asking: httpx.Client, path: str) -> None:
+    assert "should be a number from 1" in problem(asking.get(f"/api/v1/{path}"))["detail"]
 
 
 def test_the_support_file(tmp_path: Path) -> None:
@@ -194,9 +201,9 @@ def test_a_job_that_fails_says_why(server: LiveServer, client: httpx.Client) -> 
 
 
 @pytest.mark.parametrize("path", ["20990101-000001", "x", "A" * 30, "0" * 61, "..;", "a.b-cdefgh"])
-def test_a_job_that_there_is_not(client: httpx.Client, path: str) -> None:
-    for answer in (client.get(f"/api/v1/jobs/{path}"), client.delete(f"/api/v1/jobs/{path}"),
-                   client.get(f"/api/v1/jobs/{path}/events")):  # fmt: skip
+def test_a_job_that_there_is_not(asking: httpx.Client, path: str) -> None:
+    for answer in (asking.get(f"/api/v1/jobs/{path}"), asking.delete(f"/api/v1/jobs/{path}"),
+                   asking.get(f"/api/v1/jobs/{path}/events")):  # fmt: skip
         assert problem(answer)["status"] == 404
 
 
@@ -215,11 +222,11 @@ def test_a_job_that_there_is_not(client: httpx.Client, path: str) -> None:
     ],
 )
 def test_a_wish_that_makes_no_sense_reaches_no_engine(
-    server: LiveServer, client: httpx.Client, wish: Any, status: int
+    lasting: LiveServer, asking: httpx.Client, wish: Any, status: int
 ) -> None:
-    told = problem(client.post("/api/v1/jobs", json=wish))
+    told = problem(asking.post("/api/v1/jobs", json=wish))
     assert (told["status"], bool(told["errors"])) == (status, True)
-    assert server.engine.calls == []
+    assert lasting.engine.calls == []
 
 
 # Orders
@@ -238,13 +245,13 @@ def test_a_wish_that_makes_no_sense_reaches_no_engine(
     ],
 )
 def test_orders(
-    server: LiveServer, client: httpx.Client, scene: Any, order: str, status: int, text: str
+    lasting: LiveServer, asking: httpx.Client, scene: Any, order: str, status: int, text: str
 ) -> None:
-    server.do(lambda: server.engine.set_scene(scene))
-    answer = client.post(f"/api/v1/{order}")
+    lasting.do(lambda: lasting.engine.set_scene(scene))
+    answer = asking.post(f"/api/v1/{order}")
     assert answer.status_code == status, answer.text
     assert (answer.json()["text"] if status < 400 else problem(answer)["detail"]) == text
-    assert server.engine.calls[-1] == order
+    assert lasting.engine.calls[-1] == order
 
 
 def test_a_restart_into_rescue(server: LiveServer, client: httpx.Client) -> None:
@@ -275,13 +282,17 @@ def test_an_order_is_no_get(server: LiveServer, client: httpx.Client) -> None:
     ],
 )  # fmt: skip
 def test_each_refusal_of_the_engine_has_its_status(
-    server: LiveServer, client: httpx.Client, code: ExitCode, status: int
+    lasting: LiveServer,
+    asking: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    code: ExitCode,
+    status: int,
 ) -> None:
     async def refuse() -> Any:
         raise EngineError(code, "It is so.", "Do that.")
 
-    server.engine.arm = refuse  # type: ignore[method-assign]
-    told = problem(client.post("/api/v1/arm"))
+    monkeypatch.setattr(lasting.engine, "arm", refuse)
+    told = problem(asking.post("/api/v1/arm"))
     name = code.name.lower().replace("_", "-")
     assert told == {
         "type": f"urn:abupdate:problem:{name}", "title": told["title"], "status": status,
@@ -368,8 +379,7 @@ def test_only_so_many_watch(tmp_path: Path) -> None:
         third = client.get("/api/v1/events")
         assert (problem(third)["status"], third.headers["Retry-After"]) == (503, "10")
         one.close()
-        while client.head("/api/v1/status") and server.do(lambda: server.context.streams) > 1:
-            pass
+        until(lambda: server.do(lambda: server.context.streams) == 1)
         Events(client, "/api/v1/events").close()
         two.close()
 
@@ -435,8 +445,9 @@ def test_what_was_changed_is_written_down(server: LiveServer, client: httpx.Clie
     with server.browser() as stranger:
         stranger.post("/api/v1/confirm")
         stranger.post("/login", data={"password": "a wrong one at length"})
-    entries = [json.loads(line) for line in
-               (server.context.state / "audit.jsonl").read_text().splitlines()]  # fmt: skip
+    file = server.context.state / "audit.jsonl"  # is written behind the answer
+    until(lambda: file.exists() and file.read_text().count("\n") == 3)
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
     told = [(one["who"].split()[0], one["action"], one["status"]) for one in entries]
     assert told == [
         ("token", "POST /api/v1/arm", 200), ("nobody", "POST /api/v1/confirm", 401),
