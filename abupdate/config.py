@@ -263,6 +263,8 @@ class WebTls(_Section):
 def _listen(address: str) -> str:
     if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]*):[0-9]{1,5}", address):
         raise ValueError("HOST:PORT is expected, such as 0.0.0.0:8080 or [::]:8080")
+    if int(address.rpartition(":")[2]) > 65535:
+        raise ValueError("a port is a number up to 65535")
     return address
 
 

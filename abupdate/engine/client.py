@@ -117,6 +117,9 @@ class EngineClient:
 def _ok(line: bytes) -> Any:
     try:
         answer = json.loads(line)
+        if b"\\ud" in line:  # names of files that are no text, which no answer of ours can hold
+            text = json.dumps(answer, ensure_ascii=False)
+            answer = json.loads(text.encode("utf-8", "replace"))
         if "ok" in answer:
             return answer["ok"]
         error = answer["error"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from abupdate.engine.contract import (
@@ -24,6 +26,7 @@ from abupdate.engine.contract import (
 from abupdate.web import api_uploads, openapi, sse
 from abupdate.web.calls import PREFIX, Call, Parameter, given, named, not_found, number, taken
 from abupdate.web.context import context_of
+from abupdate.web.problem import RefusalError
 
 _JOB = r"[0-9a-z-]{7,60}"
 _AFTER = (
@@ -70,8 +73,7 @@ async def health(request: Request) -> Response:
 
 async def history(request: Request) -> Response:
     """What happened."""
-    found = await _engine(request).history(number(request, "limit", 100, 1000))
-    return JSONResponse([item.model_dump(mode="json") for item in found])
+    return given(await _engine(request).history(number(request, "limit", 100, 1000)))
 
 
 async def why(request: Request) -> Response:
@@ -81,8 +83,7 @@ async def why(request: Request) -> Response:
 
 async def releases(request: Request) -> Response:
     """What the store holds."""
-    found = await _engine(request).releases()
-    return JSONResponse([item.model_dump(mode="json") for item in found])
+    return given(await _engine(request).releases())
 
 
 async def log(request: Request) -> Response:
@@ -93,12 +94,14 @@ async def log(request: Request) -> Response:
 async def support(request: Request) -> Response:
     """The file for those who help."""
     found = await _engine(request).support()
+    if not await asyncio.to_thread(os.access, found.path, os.R_OK):
+        raise RefusalError(503, "The file cannot be read that the engine made.", "Try it again.")
     return FileResponse(found.path, media_type="application/gzip", filename=found.name)
 
 
 async def jobs(request: Request) -> Response:
     """The last jobs."""
-    return JSONResponse([job.model_dump(mode="json") for job in await _engine(request).jobs()])
+    return given(await _engine(request).jobs())
 
 
 async def start(request: Request) -> Response:
@@ -165,7 +168,7 @@ async def reboot(request: Request) -> Response:
 
 async def document(request: Request) -> Response:
     """The description of this API."""
-    return JSONResponse(openapi.document(calls()), media_type="application/json")
+    return given(openapi.document(calls()))
 
 
 def calls() -> list[Call]:

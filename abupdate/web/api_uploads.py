@@ -17,7 +17,8 @@ from abupdate.web.uploads import Upload
 
 _ID = r"[a-z0-9]{16,40}"
 _DIGEST = r"^[0-9a-f]{64}$"
-NAME = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"  # what can steer no display
+# What can steer no display, nor turn its writing round.
+NAME = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 
 
 class NewUpload(BaseModel):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ def make_app(context: WebContext) -> Starlette:
         HTTPException: _http_error,
         UploadError: _upload_error,
         RefusalError: _refusal,
+        OSError: _full_disk,
     }
     app = Starlette(
         routes=[*auth_routes.routes(), *api.routes(), *_pages(context)],
@@ -92,6 +94,13 @@ async def _upload_error(request: Request, error: UploadError) -> Response:
 
 async def _refusal(request: Request, error: RefusalError) -> Response:
     return answer(request, error)
+
+
+async def _full_disk(request: Request, error: OSError) -> Response:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    hint = "Free some: `abupdate store prune`, or remove files of yours."
+    return answer(request, RefusalError(507, "There is no space left on data.", hint))
 
 
 def _pages(context: WebContext) -> Sequence[BaseRoute]:

@@ -152,6 +152,11 @@ class Tokens:
             for name, one in self._read().items()
         }
 
+    def of_header(self, told: str) -> Who | None:
+        """Whose token a header `Authorization: Bearer TOKEN` has."""
+        kind, _, token = told.partition(" ")
+        return self.find(token.strip()) if kind.lower() == "bearer" else None
+
     def find(self, token: str) -> Who | None:
         """Whose token it is."""
         try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from abupdate.engine.contract import EngineError
 from abupdate.errors import ExitCode
@@ -56,8 +58,9 @@ async def taken(request: Request, model: Any) -> Any:
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
     if kind != "application/json":
         raise RefusalError(415, f"application/json was expected, found {kind[:60] or 'no type'}.")
+    body = await request.body()
     try:
-        return TypeAdapter(model).validate_json(await request.body())
+        found = TypeAdapter(model).validate_json(body, strict=True)
     except ValidationError as error:
         errors = [
             {"field": ".".join(str(part) for part in one["loc"]), "fault": one["msg"]}
@@ -69,14 +72,27 @@ async def taken(request: Request, model: Any) -> Any:
         raise RefusalError(
             422, f"The body is not what is taken here: {told}.", errors=errors
         ) from error
+    json.loads(body, object_pairs_hook=_once)
+    return found
 
 
-def given(content: BaseModel | list[Any], status: int = 200, **headers: str) -> Response:
-    """An answer in JSON."""
-    told = TypeAdapter(type(content)).dump_python(content, mode="json")
-    return JSONResponse(
-        told, status, {key.replace("_", "-"): text for key, text in headers.items()}
-    )
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What one reader takes the first of, and another the last, is taken of nobody."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise RefusalError(400, "A field is there twice.")
+    return found
+
+
+def as_json(content: Any) -> bytes:
+    """JSON that each reader of JSON takes: what is no number is null."""
+    return to_json(content, inf_nan_mode="null")
+
+
+def given(content: Any, status: int = 200, **headers: str) -> Response:
+    """An answer in JSON; of `headers`, `_` is `-`."""
+    more = {key.replace("_", "-"): text for key, text in headers.items()}
+    return Response(as_json(content), status, more, media_type="application/json")
 
 
 def number(request: Request, name: str, default: int, most: int) -> int:

@@ -25,13 +25,12 @@ def write_json(path: Path, content: Any) -> None:
     """Replace the file by one move, after its content is on the disk. Raises `OSError`."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)  # whatever it is, it is not followed
-    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, json.dumps(content).encode())
-        os.fsync(file)
+    number = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(number, "wb") as file:
+        file.write(json.dumps(content).encode())
+        file.flush()
+        os.fsync(number)
         if os.geteuid() == 0:  # the command, run by root: the server must read it
             owner = path.parent.stat()
-            os.fchown(file, owner.st_uid, owner.st_gid)
-    finally:
-        os.close(file)
+            os.fchown(number, owner.st_uid, owner.st_gid)
     new.rename(path)

@@ -26,23 +26,10 @@ from abupdate.web.auth import Who
 from abupdate.web.body import CLOSE, Body
 from abupdate.web.context import WebContext
 from abupdate.web.head import SAFE, Headers, check_host, check_origin, check_shape, headers_of
+from abupdate.web.headers import HEADERS
 from abupdate.web.limits import BODY, FORM
 from abupdate.web.problem import RefusalError, answer
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    # Not "no-referrer": browsers would then send "Origin: null" with a form, like a stranger's.
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
 _PUBLIC = {"/login", "/setup"}
 _OWN = _PUBLIC | {"/logout", "/password"}  # they change the page's own state alone
 _LOG = logging.getLogger("abupdate.web")
@@ -124,10 +111,10 @@ class Guard:
             state["read_only"] = state["read_only"] or who.read_only
         if method in SAFE:
             if api:
-                check_origin(headers, host, must_be_told=False)
+                check_origin(headers, host, scope["scheme"], must_be_told=False)
             return None
         session = state["session"]
-        check_origin(headers, host, must_be_told=session is not None)
+        check_origin(headers, host, scope["scheme"], must_be_told=session is not None)
         if session is not None:
             sent = headers.get(b"x-csrf-token", [b""])[0].decode("latin-1")
             kind = headers.get(b"content-type", [b""])[0].decode("latin-1")
@@ -146,8 +133,7 @@ class Guard:
     def _who(self, scope: Scope, headers: Headers) -> Who | None:
         told = headers.get(b"authorization", [b""])[0]
         if told:
-            kind, _, token = told.decode("latin-1").partition(" ")
-            who = self._context.tokens.find(token.strip()) if kind.lower() == "bearer" else None
+            who = self._context.tokens.of_header(told.decode("latin-1"))
             if who is None:
                 raise RefusalError(
                     401, "That token is not known here.", "`abupdate web token add NAME`",

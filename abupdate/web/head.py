@@ -47,7 +47,10 @@ def check_shape(scope: Scope, headers: Headers) -> None:
         if len(headers.get(single, ())) > 1:
             raise RefusalError(400, f"One {single.decode()} was expected, there are more.")
     if b"content-length" in headers and b"transfer-encoding" in headers:
-        raise RefusalError(400, "Content-Length and Transfer-Encoding exclude each other.")
+        raise RefusalError(
+            400, "Content-Length and Transfer-Encoding exclude each other.",
+            headers={"Connection": "close"},  # where its end is, is not known for sure
+        )  # fmt: skip
 
 
 def check_host(headers: Headers, names: Collection[str]) -> str:
@@ -79,14 +82,14 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def check_origin(headers: Headers, host: str, must_be_told: bool) -> None:
+def check_origin(headers: Headers, host: str, scheme: str, must_be_told: bool) -> None:
     """Raise `RefusalError` (403) for a request that another site made a browser send.
 
     `must_be_told`: it has a cookie, so it is a browser, and browsers say where they come from.
     """
     site = headers.get(b"sec-fetch-site", [b""])[0]
     origin = headers.get(b"origin", [b""])[0].decode("latin-1").lower()
-    if site in (b"cross-site", b"same-site") or (origin and not _same(origin, host)):
+    if site in (b"cross-site", b"same-site") or (origin and not _same(origin, host, scheme)):
         raise RefusalError(403, "Another site asked for this.", "Do it on this device's own page.")
     if must_be_told and not origin and site != b"same-origin":
         raise RefusalError(
@@ -95,12 +98,15 @@ def check_origin(headers: Headers, host: str, must_be_told: bool) -> None:
         )  # fmt: skip
 
 
-def _same(origin: str, host: str) -> bool:
+def _same(origin: str, host: str, scheme: str) -> bool:
+    """Without TLS of our own, a proxy in front may still speak it; with it, nobody lacks it."""
     try:
         parts = urlsplit(origin)
     except ValueError:
         return False
     port = _PORTS.get(parts.scheme)
-    if port is None or parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+    if port is None or (scheme == "https" and parts.scheme != "https"):
+        return False
+    if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
         return False
     return parts.netloc.removesuffix(port) == host.removesuffix(port)

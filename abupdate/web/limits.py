@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from abupdate.web.headers import refusal
+
 HEAD = 16 << 10  # bytes of a request's line and headers
 FIELDS = 100  # headers
 TARGET = 2048  # bytes of a path with its query
@@ -32,10 +34,7 @@ class Limits:
     streams: int = 300  # of events
 
 
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 29\r\n"
-    b"retry-after: 5\r\nconnection: close\r\n\r\nToo many connections for now."
-)
+_FULL = refusal("503 Service Unavailable", "Too many connections for now.", "Retry-After: 5\r\n")
 
 
 def bounded_protocol(limits: Limits) -> type[H11Protocol]:
@@ -76,6 +75,12 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
                 self._stop_timer()
             elif self._timer is None:
                 self._timer = self._later(limits.head, self.transport.close)
+
+        def send_400_response(self, msg: str) -> None:
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete or not cycle.response_started:
+                self.transport.write(refusal("400 Bad Request", msg))
+            self.transport.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()

@@ -71,7 +71,7 @@ class RefusalError(Exception):
 def answer(request: Request, refusal: RefusalError) -> Response:
     """The refusal as who asked can read it."""
     title = http.HTTPStatus(refusal.status).phrase
-    if request.url.path.startswith("/api/"):
+    if str(request.scope["path"]).startswith("/api/"):
         name = refusal.code.name.lower().replace("_", "-") if refusal.code is not None else None
         problem = Problem(
             type=f"urn:abupdate:problem:{name}" if name else "about:blank",

@@ -40,7 +40,7 @@ def own_socket(listen: str) -> socket.socket:
         found = socket.getaddrinfo(
             host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UsageError(f"[web] listen: '{listen}' is no address here: {error}.") from error
     family, kind, protocol, _, address = found[0]
     listening = socket.socket(family, kind, protocol)

@@ -6,8 +6,10 @@ update must still be logged in after the reboot that it waited for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ IDLE = 30 * 60.0  # seconds without a request after which one has to log in agai
 LONGEST = 12 * 3600.0  # seconds after which one has to in any case
 MOST = 64  # sessions; the one unused for longest makes room
 _SAVE = 60.0  # seconds: what may be lost of `seen` by a power cut
+_LOG = logging.getLogger("abupdate.web")
 
 
 @dataclass
@@ -92,8 +95,17 @@ class Sessions:
         self._save()
 
     def _save(self) -> None:
+        """A full disk logs nobody out: the page may be what makes room on it.
+
+        After a restart everybody logs in again then, whoever had logged out above all.
+        """
         self._saved = self._clock()
-        write_json(self._path, {name: asdict(one) for name, one in self._open.items()})
+        try:
+            write_json(self._path, {name: asdict(one) for name, one in self._open.items()})
+        except OSError as error:
+            _LOG.warning("Who is logged in cannot be kept: %s", error.strerror)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def _digest(number: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from abupdate.engine.contract import EngineError
+from abupdate.web.calls import as_json
 from abupdate.web.context import context_of
 from abupdate.web.problem import RefusalError
 
@@ -25,7 +25,7 @@ def event(kind: str, content: Any, number: int | None = None) -> str:
     """One event; `number` is what a browser sends back to go on after it."""
     identity = "" if number is None else f"id: {number}\n"
     # One line, whatever is in it: JSON escapes line breaks.
-    return f"{identity}event: {kind}\ndata: {json.dumps(content)}\n\n"
+    return f"{identity}event: {kind}\ndata: {as_json(content).decode()}\n\n"
 
 
 def last_seen(request: Request) -> int:
@@ -36,9 +36,11 @@ def last_seen(request: Request) -> int:
     return int(told)
 
 
-def stream(request: Request, events: AsyncIterator[str]) -> StreamingResponse:
+def stream(request: Request, events: AsyncIterator[str]) -> Response:
     """The answer that gives these events. Raises `RefusalError` (503) when there are too many."""
     context = context_of(request)
+    if request.method == "HEAD":  # its answer ends here
+        return Response(media_type="text/event-stream")
     if context.streams >= context.limits.streams:
         raise RefusalError(
             503, "Too many watch this device already.", headers={"Retry-After": "10"}
@@ -49,20 +51,27 @@ def stream(request: Request, events: AsyncIterator[str]) -> StreamingResponse:
 
 
 async def _lines(request: Request, events: AsyncIterator[str]) -> AsyncIterator[str]:
-    context, session = context_of(request), request.state.session
+    context = context_of(request)
     context.streams += 1
     try:
         yield f"retry: {AGAIN}\n\n"
         async with contextlib.aclosing(_or_silence(events, HEARTBEAT)) as lines:
             async for line in lines:
-                if session is not None and not context.sessions.is_open(session):
-                    yield event("login", {"detail": "This session has ended."})
+                if not _may_still(request):
+                    yield event("login", {"detail": "This session or token has ended."})
                     return
                 yield line if line is not None else ": still here\n\n"
     except EngineError as error:
         yield event("gone", {"detail": error.message, "hint": error.hint})
     finally:
         context.streams -= 1
+
+
+def _may_still(request: Request) -> bool:
+    context, session = context_of(request), request.state.session
+    if session is not None:
+        return context.sessions.is_open(session)
+    return context.tokens.of_header(request.headers.get("authorization", "")) is not None
 
 
 async def _or_silence(source: AsyncIterator[T], seconds: float) -> AsyncGenerator[T | None, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from abupdate.engine.contract import Engine, EngineError
 EVERY = 1.0  # seconds from one look to the next
 _STEADY = {"uptime", "deadline", "data_free", "partitions"}  # what changes without any news
 
+_LOG = logging.getLogger("abupdate.web")
 Told = tuple[str, dict[str, Any]]
 
 
@@ -58,8 +60,11 @@ class StatusWatch:
                 told = ("status", status)
                 steady = {key: value for key, value in status.items() if key not in _STEADY}
                 mark = json.dumps(steady, sort_keys=True)
-            except (EngineError, OSError) as error:
-                told, mark = ("gone", {"detail": str(error)}), "gone"
+            except EngineError as error:
+                told, mark = ("gone", {"detail": error.message, "hint": error.hint}), "gone"
+            except Exception:  # an answer that makes no sense; those who watch still do
+                _LOG.exception("The status cannot be told")
+                told, mark = ("gone", {"detail": "The engine's answer is not understood."}), "bad"
             if mark != self._mark:
                 async with self._news:
                     self._told, self._mark = told, mark

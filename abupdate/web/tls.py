@@ -77,9 +77,13 @@ def _lasts(cert: Path) -> bool:
 
 def _check(cert: Path, key: Path) -> None:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            cert,
+            key,
+            password="",  # asked for by nobody, least of all on a console
+        )
     except (OSError, ssl.SSLError) as error:
         raise UsageError(
             f"A certificate and its key were expected in {cert} and {key}: {error}.",
-            "Both are PEM, and abupdate-web must be able to read them.",
+            "Both are PEM, the key without a passphrase, and abupdate-web must read them.",
         ) from error

@@ -15,3 +15,10 @@ def server(tmp_path: Path) -> Iterator[LiveServer]:
     """The server, with the engine in scene "ok"."""
     with LiveServer(tmp_path / "web") as live:
         yield live
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server for all tests of a file that leave it as it was."""
+    with LiveServer(tmp_path_factory.mktemp("lasting") / "web") as live:
+        yield live

@@ -7,6 +7,7 @@ import hashlib
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,6 +141,15 @@ def read_all(connection: socket.socket) -> bytes:
         if not data:
             return found
         found += data
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """What the condition gives, once it holds."""
+    for _ in range(6000):
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("It did not come true in a minute.")
 
 
 def digest(data: bytes) -> str:

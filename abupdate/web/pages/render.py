@@ -93,7 +93,7 @@ def environment() -> Environment:
     """The templates, with the words that they use."""
     made = Environment(
         loader=FileSystemLoader(_HERE / "templates"), autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=words.visible,
     )  # fmt: skip
     made.filters |= {
         "size": words.size, "duration": words.duration, "when": words.when,

@@ -87,5 +87,11 @@ def place(slot: str | None) -> str:
 
 def marked(text: str) -> Markup:
     """Lines of a log, escaped, with what does not print made visible."""
-    shown = "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
-    return escape(shown)
+    return escape(visible(text))
+
+
+def visible(value: object) -> object:
+    """Text in which nothing hides, turns the writing round, or is no text (PEP 383)."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t\xa0" else f"\\x{ord(c):02x}" for c in value)
