@@ -195,27 +195,25 @@ class Uploads:
         async def flush() -> None:
             nonlocal pieces, held
             if held:
-                data, pieces, amount, held = pieces, [], held, 0
-                await loop.run_in_executor(
-                    self._thread, _write, file, upload.offset, data, writing.digest
-                )
-                upload.offset += amount
+                data, pieces, held = pieces, [], 0
+                await loop.run_in_executor(self._thread, _write, file, data, writing)
 
         try:
-            try:
-                async for piece in _until(body, writing.stop):
-                    if upload.offset + held + len(piece) > upload.size:
-                        raise UploadError(
-                            413, f"{upload.size} bytes were announced, and more than those came."
-                        )
-                    pieces.append(piece)
-                    held += len(piece)
-                    if held >= _PIECE:
-                        await flush()
-            finally:
-                await asyncio.shield(flush())
+            async for piece in _until(body, writing.stop):
+                if upload.offset + held + len(piece) > upload.size:
+                    raise UploadError(
+                        413, f"{upload.size} bytes were announced, and more than those came."
+                    )
+                pieces.append(piece)
+                held += len(piece)
+                # A view (of rawbody.py) is good until the next one is asked for.
+                if held >= _PIECE or isinstance(piece, memoryview):
+                    await flush()
         finally:
-            os.close(file)
+            try:
+                await asyncio.shield(flush())
+            finally:
+                self._thread.submit(os.close, file)  # after what it still writes
         if upload.id not in self._all:
             raise UploadError(404, "This upload was ended.")
         if writing.stop.is_set():
@@ -277,13 +275,14 @@ async def _until(body: AsyncIterator[bytes], stop: asyncio.Event) -> AsyncIterat
         stopped.cancel()
 
 
-def _write(file: int, offset: int, pieces: list[bytes], digest: hashlib._Hash) -> None:
-    data = b"".join(pieces)
-    digest.update(data)
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(file, view, offset)
-        view, offset = view[done:], offset + done
+def _write(file: int, pieces: list[bytes], writing: _Writing) -> None:
+    for piece in pieces:
+        view, offset = memoryview(piece), writing.upload.offset
+        while view:
+            done = os.pwrite(file, view, offset)
+            view, offset = view[done:], offset + done
+        writing.digest.update(piece)
+        writing.upload.offset = offset  # both tell the same, however this ends
 
 
 def _digest_again(path: Path, digest: hashlib._Hash) -> None:
