@@ -49,7 +49,8 @@ class Body:
         if not self._upload:
             patience = min(patience, max(0.0, limits.body - self._waited))
         try:
-            message = await asyncio.wait_for(self._receive(), patience)
+            async with asyncio.timeout(patience):
+                message = await self._receive()
         except TimeoutError as error:
             raise RefusalError(
                 408, "The rest of the request did not come in time.", headers=CLOSE
@@ -114,7 +115,8 @@ class Body:
         end, came = time.monotonic() + seconds, 0
         while not self.complete and came < most and (left := end - time.monotonic()) > 0:
             try:
-                message = await asyncio.wait_for(self._receive(), left)
+                async with asyncio.timeout(left):
+                    message = await self._receive()
             except TimeoutError:
                 return
             if message["type"] != "http.request":
