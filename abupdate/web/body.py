@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import Message, Receive
 
-from abupdate.web.limits import Limits
+from abupdate.web.limits import BODY, Limits
 from abupdate.web.problem import RefusalError
 
 _FIRST_PART = 8 << 10  # bytes in which a form's first field must be
@@ -80,7 +80,7 @@ class Body:
         """The field `csrf` of a form: of a multipart one the first field. The body stays whole."""
         kind = content_type.split(";", 1)[0].strip().lower()
         if kind == "application/x-www-form-urlencoded":
-            data = await self._look(self._most, None)
+            data = await self._look(min(self._most, BODY), None)  # an upload is no such form
             try:
                 found = parse_qs(data.decode("ascii"), max_num_fields=100).get("csrf", [])
             except ValueError:
