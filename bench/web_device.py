@@ -90,6 +90,10 @@ class Page:
         """The most memory (RSS) that the server ever had, in bytes."""
         return _kilobytes(self.process.pid, "status", "VmHWM") * _KILO
 
+    def forget_highest(self) -> None:
+        """The highest one is counted from now on."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
     def resident(self) -> int:
         """Its resident memory now, in bytes."""
         return _kilobytes(self.process.pid, "status", "VmRSS") * _KILO

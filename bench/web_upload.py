@@ -43,6 +43,7 @@ class Figures:
     idle_rss: int = 0
     idle_pss: int = 0
     highest: int = 0
+    highest_login: int = 0
     highest_pss: int = 0
     highest_tls: int = 0
     idle_page: list[float] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Figures:
     told: int = 0
     told_after: float = 0.0
     listening_rss: int = 0
+    beside: float = 0.0
     load: tuple[float, float] = (0.0, 0.0)
 
 
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(folder: Path, size: int, rounds: int, listeners: int) -> Figures:
     """All figures."""
-    filesystem = subprocess.run(["stat", "-f", "-c", "%T", folder], check=True,
+    filesystem = subprocess.run(["findmnt", "-no", "FSTYPE", "-T", folder], check=True,
                                 capture_output=True, text=True).stdout.strip()  # fmt: skip
     if filesystem == "tmpfs":
         raise SystemExit(f"{folder} is in memory; --folder should be on a disk.")
@@ -91,14 +93,18 @@ def measure(folder: Path, size: int, rounds: int, listeners: int) -> Figures:
         found.started = plain.started
         found.idle_rss, found.idle_pss = plain.resident(), plain.proportional()
         _uploads(found, plain, secure, source, rounds)
+        before_login = plain.highest()
         cookie = plain.log_in()
+        found.highest_login = plain.highest()
+        plain.forget_highest()
         found.idle_page = _pages(plain, cookie, None)
         while len(found.busy_page) < (_ENOUGH if rounds > 1 else 1):
             found.busy_page += _pages(plain, cookie, source)
             found.highest_pss = max(found.highest_pss, plain.proportional())
             plain.drop_all()
-        found.highest, found.highest_tls = plain.highest(), secure.highest()
-        _listen(found, plain, listeners)
+        _listen(found, plain, listeners, source)
+        found.highest = max(before_login, plain.highest())
+        found.highest_tls = secure.highest()
         found.load = before, os.getloadavg()[0]
     return found
 
@@ -153,8 +159,8 @@ def _pages(asked: Page, cookie: str, source: Path | None) -> list[float]:
     return found
 
 
-def _listen(found: Figures, heard: Page, count: int) -> None:
-    """Many who watch; how long it takes until all know what is new."""
+def _listen(found: Figures, heard: Page, count: int, source: Path) -> None:
+    """Many who watch, how long it takes until all know what is new; and an upload beside them."""
     request = (
         f"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{heard.port}\r\n"
         f"Authorization: Bearer {heard.token}\r\n\r\n"
@@ -171,6 +177,8 @@ def _listen(found: Figures, heard: Page, count: int) -> None:
         heard.news()
         found.told = _events(watching, count, b'"hostname": "box-')
         found.told_after = time.monotonic() - start
+        found.beside = _timed(heard.upload(source))
+        heard.drop_all()
 
 
 def _events(watching: selectors.BaseSelector, count: int, words: bytes) -> int:
