@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm installer test test-quick test-model test-grub-all test-machines test-health hostile crash-all soak bench lint rows docs install-tools clean distclean
+.PHONY: help demo vm installer test test-quick test-model test-grub-all test-machines test-health hostile crash-all soak bench bench-web lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
@@ -23,6 +23,7 @@ help:
 	@echo "make vm     a virtual machine with a console to log in to"
 	@echo "make installer  a stick that installs the demo's release: .cache/installer.img"
 	@echo "make bench  beside tar, rsync, OSTree, RAUC, SWUpdate and others, timed"
+	@echo "make bench-web  the page: uploads beside dd, memory, who may watch"
 	@echo "make rows   what must work, with its tests and their last result"
 	@echo "make docs   the parts of docs/ that come from the code"
 	@echo "make clean  drop built releases and disks; distclean: also what was downloaded, and .venv"
@@ -81,6 +82,9 @@ test-grub-all: install-tools
 # abupdate beside its peers on real ext4, as root; twenty minutes, and twenty more the first time.
 bench: install-tools .cache/bench-apt.stamp $(VENV)/bench-stamp
 	PYTHONPATH=qemu $(BIN)/python -m bench --out .cache/bench.json --plot .cache/bench.svg $(ARGS)
+
+bench-web: install-tools
+	$(BIN)/python -m bench.web_upload --out docs/web-figures.md $(ARGS)
 
 lint: install-tools
 	$(BIN)/pytest tests/unit/test_style.py

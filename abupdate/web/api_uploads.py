@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from abupdate.web.calls import PREFIX, Call, Parameter, named, taken
 from abupdate.web.context import context_of
 from abupdate.web.problem import RefusalError
+from abupdate.web.rawbody import take
 from abupdate.web.uploads import Upload
 
 _ID = r"[a-z0-9]{16,40}"
@@ -92,6 +93,7 @@ async def put(request: Request) -> Response:
             413, f"{upload.size} bytes were announced, these are {offset + length}.",
             upload=upload.id,
         )  # fmt: skip
+    take(request.scope)
     return _answer(await uploads.write(upload.id, offset, request.stream()))
 
 
@@ -106,6 +108,7 @@ async def bundle(request: Request) -> Response:
     if length < 1:
         raise RefusalError(400, "A bundle was expected, nothing came.")
     upload = context.uploads.create(length, digest, name)
+    take(request.scope)
     try:
         await context.uploads.write(upload.id, 0, request.stream())
         if not upload.complete:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import Message, Receive
 
-from abupdate.web.limits import Limits
+from abupdate.web.limits import BODY, Limits
 from abupdate.web.problem import RefusalError
 
 _FIRST_PART = 8 << 10  # bytes in which a form's first field must be
@@ -49,7 +49,8 @@ class Body:
         if not self._upload:
             patience = min(patience, max(0.0, limits.body - self._waited))
         try:
-            message = await asyncio.wait_for(self._receive(), patience)
+            async with asyncio.timeout(patience):
+                message = await self._receive()
         except TimeoutError as error:
             raise RefusalError(
                 408, "The rest of the request did not come in time.", headers=CLOSE
@@ -79,7 +80,7 @@ class Body:
         """The field `csrf` of a form: of a multipart one the first field. The body stays whole."""
         kind = content_type.split(";", 1)[0].strip().lower()
         if kind == "application/x-www-form-urlencoded":
-            data = await self._look(self._most, None)
+            data = await self._look(min(self._most, BODY), None)  # an upload is no such form
             try:
                 found = parse_qs(data.decode("ascii"), max_num_fields=100).get("csrf", [])
             except ValueError:
@@ -114,7 +115,8 @@ class Body:
         end, came = time.monotonic() + seconds, 0
         while not self.complete and came < most and (left := end - time.monotonic()) > 0:
             try:
-                message = await asyncio.wait_for(self._receive(), left)
+                async with asyncio.timeout(left):
+                    message = await self._receive()
             except TimeoutError:
                 return
             if message["type"] != "http.request":

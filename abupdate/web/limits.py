@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from abupdate.web.rawbody import RawProtocol
 
 from abupdate.web.headers import refusal
 
@@ -37,11 +37,11 @@ class Limits:
 _FULL = refusal("503 Service Unavailable", "Too many connections for now.", "Retry-After: 5\r\n")
 
 
-def bounded_protocol(limits: Limits) -> type[H11Protocol]:
+def bounded_protocol(limits: Limits) -> type[RawProtocol]:
     """uvicorn's protocol with ends for those who send headers, or read answers, too slowly."""
     open_now: Counter[str] = Counter()
 
-    class Bounded(H11Protocol):
+    class Bounded(RawProtocol):
         _timer: asyncio.TimerHandle | None = None
         _unread: asyncio.TimerHandle | None = None
         _address: str | None = None

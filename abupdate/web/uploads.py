@@ -8,7 +8,6 @@ a day goes. A digest of what came is made on the way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from abupdate.web.files import read_json, write_json
 KEPT = 24 * 3600.0  # seconds for which nobody need use an upload
 WHOLE = 2  # whole uploads that are kept, newest first
 RESERVE = 64 << 20  # bytes that an upload leaves free on its disk
+_EVERY = 8 << 20  # bytes after which the disk is set to work: the last fsync is short then
 _PIECE = 1 << 20  # bytes that are written at once
 
 
@@ -57,10 +57,31 @@ class _Writing:
     """Bytes on their way to the disk."""
 
     def __init__(self, upload: Upload, digest: hashlib._Hash) -> None:
-        self.digest = digest
-        self.stop = asyncio.Event()  # another connection goes on with it
+        self.upload, self.digest = upload, digest
+        self.begun = upload.offset  # up to here the disk was set to work
+        self.stopped = False  # another connection goes on with it, or it was ended
         self.ended = asyncio.Event()
-        self.upload = upload
+        self._wait: asyncio.Timeout | None = None
+
+    def stop(self) -> None:
+        """Await no more of it."""
+        self.stopped = True
+        if self._wait is not None:
+            self._wait.reschedule(asyncio.get_running_loop().time())
+
+    async def next(self, body: AsyncIterator[bytes]) -> bytes | None:
+        """The next piece of a body; None at its end, or when this is stopped."""
+        if self.stopped:
+            return None
+        try:
+            async with asyncio.timeout(None) as self._wait:
+                return await anext(body, None)
+        except TimeoutError:
+            if not self.stopped:
+                raise
+            return None
+        finally:
+            self._wait = None
 
 
 class Uploads:
@@ -137,7 +158,7 @@ class Uploads:
         del self._all[upload_id]
         self._digests.pop(upload_id, None)
         if (writing := self._writing.get(upload_id)) is not None:
-            writing.stop.set()
+            writing.stop()
         for kind in ("part", "bundle", "json"):
             self._path(upload, kind).unlink(missing_ok=True)
 
@@ -155,7 +176,7 @@ class Uploads:
         """
         upload = self.get(upload_id)
         while (other := self._writing.get(upload_id)) is not None:
-            other.stop.set()
+            other.stop()
             await other.ended.wait()
         if upload.complete or offset != upload.offset:
             raise UploadError(
@@ -195,30 +216,28 @@ class Uploads:
         async def flush() -> None:
             nonlocal pieces, held
             if held:
-                data, pieces, amount, held = pieces, [], held, 0
-                await loop.run_in_executor(
-                    self._thread, _write, file, upload.offset, data, writing.digest
-                )
-                upload.offset += amount
+                data, pieces, held = pieces, [], 0
+                await loop.run_in_executor(self._thread, _write, file, data, writing)
 
         try:
-            try:
-                async for piece in _until(body, writing.stop):
-                    if upload.offset + held + len(piece) > upload.size:
-                        raise UploadError(
-                            413, f"{upload.size} bytes were announced, and more than those came."
-                        )
-                    pieces.append(piece)
-                    held += len(piece)
-                    if held >= _PIECE:
-                        await flush()
-            finally:
-                await asyncio.shield(flush())
+            while (piece := await writing.next(body)) is not None:
+                if upload.offset + held + len(piece) > upload.size:
+                    raise UploadError(
+                        413, f"{upload.size} bytes were announced, and more than those came."
+                    )
+                pieces.append(piece)
+                held += len(piece)
+                # A view (of rawbody.py) is good until the next one is asked for.
+                if held >= _PIECE or isinstance(piece, memoryview):
+                    await flush()
         finally:
-            os.close(file)
+            try:
+                await asyncio.shield(flush())
+            finally:
+                self._thread.submit(os.close, file)  # after what it still writes
         if upload.id not in self._all:
             raise UploadError(404, "This upload was ended.")
-        if writing.stop.is_set():
+        if writing.stopped:
             raise UploadError(409, "Another connection goes on with this upload.", None, upload.id)
 
     async def _finish(self, upload: Upload, digest: hashlib._Hash) -> None:
@@ -255,35 +274,18 @@ class Uploads:
         write_json(self._path(upload, "json"), asdict(upload))
 
 
-async def _until(body: AsyncIterator[bytes], stop: asyncio.Event) -> AsyncIterator[bytes]:
-    """The pieces of a body, until `stop` is set."""
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        while True:
-            piece = asyncio.ensure_future(anext(body, None))
-            try:
-                await asyncio.wait((piece, stopped), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not piece.done():
-                    piece.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await piece
-            if piece.cancelled() or (found := piece.result()) is None:
-                return
-            yield found
-            if stopped.done():
-                return
-    finally:
-        stopped.cancel()
-
-
-def _write(file: int, offset: int, pieces: list[bytes], digest: hashlib._Hash) -> None:
-    data = b"".join(pieces)
-    digest.update(data)
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(file, view, offset)
-        view, offset = view[done:], offset + done
+def _write(file: int, pieces: list[bytes], writing: _Writing) -> None:
+    for piece in pieces:
+        view, offset = memoryview(piece), writing.upload.offset
+        while view:
+            done = os.pwrite(file, view, offset)
+            view, offset = view[done:], offset + done
+        writing.digest.update(piece)
+        writing.upload.offset = offset  # both tell the same, however this ends
+        if (size := offset - writing.begun) >= _EVERY:
+            # On Linux this begins to write what is not on the disk yet, and does not wait for it.
+            os.posix_fadvise(file, writing.begun, size, os.POSIX_FADV_DONTNEED)
+            writing.begun = offset
 
 
 def _digest_again(path: Path, digest: hashlib._Hash) -> None:
