@@ -21,7 +21,7 @@ from pathlib import Path
 from abupdate.web.auth import Passwords, Tokens
 from bench.web_process import NOBODY
 
-_PASSWORD = "correct horse battery"
+_PASSWORD = "correct horse battery"  # noqa: S105 - of a server for the benchmark alone
 _START = 30.0  # seconds
 _KILO = 1024
 

@@ -12,7 +12,9 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from abupdate.paths import Paths
 from abupdate.update.slots import Machine
@@ -47,6 +49,10 @@ def _web(folder: Path) -> int:
     return main(["web"], machine(folder))
 
 
+def _asked(told: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[[Any], Any]:
+    return lambda args: asyncio.run(told(**args.model_dump()))
+
+
 def _engine(folder: Path) -> int:
     from abupdate.engine import server
     from tests.web.fake_engine import FakeEngine
@@ -54,11 +60,7 @@ def _engine(folder: Path) -> int:
     fake, runtime = FakeEngine(), folder / "run"
     engine = server.Engine(machine(folder), lambda *_: sys.exit("no job is started here"))
     for name in ("status", "health", "history", "why", "releases", "log"):
-        told = getattr(fake, name)
-        engine.calls[name] = (
-            engine.calls[name][0],
-            lambda args, told=told: asyncio.run(told(**args.model_dump())),
-        )
+        engine.calls[name] = (engine.calls[name][0], _asked(getattr(fake, name)))
     boots = iter(range(1_000_000))
     signal.signal(signal.SIGUSR1, lambda *_: fake.change(hostname=f"box-{next(boots)}"))
     listening = server.listen(runtime)

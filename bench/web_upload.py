@@ -25,7 +25,7 @@ from bench.web_device import Page, page
 
 _PIECE = 1 << 20
 _ENOUGH = 100  # pages asked for during uploads
-_SHM = Path("/dev/shm")
+_SHM = Path("/dev/shm")  # noqa: S108 - where memory is
 
 
 @dataclass
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench.web_upload", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to use")
+    folder = Path("/var/tmp")  # noqa: S108 - on a disk, which /tmp may not be
+    parser.add_argument("--folder", type=Path, default=folder, help="on the disk to use")
     parser.add_argument("--out", type=Path, help="file for the page with the figures")
     parser.add_argument("--quick", action="store_true", help="little of all, to see that it works")
     told = parser.parse_args(arguments)
@@ -142,7 +143,8 @@ def _timed(words: Sequence[str]) -> float:
 
 def _pages(asked: Page, cookie: str, source: Path | None) -> list[float]:
     """Seconds for each overview, during an upload of `source`, or 50 while nothing goes on."""
-    connection, found = asked.connect(), []
+    connection = asked.connect()
+    found: list[float] = []
     uploading = source and subprocess.Popen(asked.upload(source), stdout=subprocess.DEVNULL)
     while uploading.poll() is None if uploading else len(found) < 50:
         start = time.monotonic()

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from abupdate.web.rawbody import RawProtocol
-
 from abupdate.web.headers import refusal
+from abupdate.web.rawbody import RawProtocol
 
 HEAD = 16 << 10  # bytes of a request's line and headers
 FIELDS = 100  # headers

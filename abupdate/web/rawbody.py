@@ -36,8 +36,8 @@ class RawProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._served: ASGIApp = self.app  # type: ignore[assignment]
-        self.app = self._serve  # type: ignore[assignment]
+        self._served: ASGIApp = self.app
+        self.app = self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = _RawBody(self, scope, receive)
@@ -67,7 +67,9 @@ class RawProtocol(H11Protocol):
     def _next_request(self) -> None:
         # h11 still waits for the body that it was not given: a new one takes its place.
         self._reader = None
-        self.conn = h11.Connection(h11.SERVER, self.config.h11_max_incomplete_event_size)
+        most = self.config.h11_max_incomplete_event_size
+        assert most is not None  # server.py sets it
+        self.conn = h11.Connection(h11.SERVER, most)
         self.transport.set_protocol(self)
         self.flow.resume_reading()
 

@@ -59,8 +59,8 @@ do_abupdate_bundle () {
 }
 do_abupdate_bundle[depends] += "abupdate-native:do_populate_sysroot"
 do_abupdate_bundle[vardepsexclude] += "ABUPDATE_DEMO_KEYS ABUPDATE_REPOSITORY ABUPDATE_SIGNING_KEY IMAGE_NAME"
-# A key may be held by an agent (BB_ENV_PASSTHROUGH_ADDITIONS += "SSH_AUTH_SOCK").
-do_abupdate_bundle[network] = "1"
+# A key may be held by an agent (BB_ENV_PASSTHROUGH_ADDITIONS += "SSH_AUTH_SOCK"): its socket is a
+# file, which a task without network reaches, too.
 addtask abupdate_bundle after do_image_tar before do_image_complete
 
 python () {

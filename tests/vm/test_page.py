@@ -15,7 +15,7 @@ import publisher
 import pytest
 from device_vm import DeviceVM
 from network import free_port, network
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 from vm import VM, Disk, accelerator
 
 from tests.browser.chromium import Line, Visits, chromium
@@ -49,7 +49,9 @@ def visited(disk: Path, count: int = 1) -> Iterator[tuple[DeviceVM, Line, Visits
             machine.wait_for_boot()
             with chromium() as browser:
                 visits = Visits(f"http://127.0.0.1:{line.port}")
-                sizes = [{"width": width, "height": 900} for width in (1280, 360)[:count]]
+                sizes: list[ViewportSize] = [
+                    {"width": width, "height": 900} for width in (1280, 360)[:count]
+                ]
                 pages = [visits.add(browser.new_context(viewport=size)) for size in sizes]
                 yield machine, line, visits, pages
     finally:

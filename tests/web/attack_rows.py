@@ -179,7 +179,10 @@ SMUGGLING = Group(
                "it is read as the first one's body"),
         Attack("HTTP/0.9", "400", raw("GET /login\r\n\r\n")),
         Attack("HTTP/2 without asking", "400", raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")),
-        Attack("TLS where there is none", "400", raw("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\r\n\r\n")),
+        Attack(
+            "TLS where there is none", "400",
+            raw("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\r\n\r\n"),
+        ),
     ),
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Attacks on the page, each with the answer that it gets: a table, and how one is carried out.
 
-The rows are in attack_rows*.py; test_attacks.py carries each out, and docs/web-attacks.md is made of
-them (`python -m tests.web.attacks`).
+The rows are in attack_rows*.py; test_attacks.py carries each out, and docs/web-attacks.md is made
+of them (`python -m tests.web.attacks`).
 """
 
 from __future__ import annotations

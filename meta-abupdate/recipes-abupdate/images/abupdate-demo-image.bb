@@ -36,11 +36,3 @@ abupdate_container_storage () {
 	fi
 }
 ROOTFS_POSTPROCESS_COMMAND += "abupdate_container_storage"
-
-# The demo's page is for whoever runs it, and its network is QEMU's (docs/web.md).
-abupdate_page_on_network () {
-	folder=${IMAGE_ROOTFS}${systemd_system_unitdir}/abupdate-web.socket.d
-	install -d $folder
-	printf '[Socket]\nListenStream=\nListenStream=8080\n' > $folder/10-network.conf
-}
-ROOTFS_POSTPROCESS_COMMAND += "abupdate_page_on_network"
