@@ -177,7 +177,7 @@ def _listen(found: Figures, heard: Page, count: int, source: Path) -> None:
         found.listeners, found.listening_rss = count, heard.resident()
         start = time.monotonic()
         heard.news()
-        found.told = _events(watching, count, b'"hostname": "box-')
+        found.told = _events(watching, count, b'"hostname":"box-')
         found.told_after = time.monotonic() - start
         found.beside = _timed(heard.upload(source))
         heard.drop_all()

@@ -16,6 +16,7 @@ from abupdate.web.problem import page
 from abupdate.web.sessions import LONGEST
 
 _FIELD = 2000  # characters
+_CODE = 40
 
 
 def routes() -> list[BaseRoute]:
@@ -76,25 +77,26 @@ async def logout(request: Request) -> Response:
 
 async def setup_page(request: Request) -> Response:
     """The form for the first password."""
-    code = request.query_params.get("code", "")[:40]  # as the installer's picture has it
+    code = request.query_params.get("code", "")[:_CODE]  # as the installer's picture has it
     return page(request, "setup.html", {"error": None, "code": code})
 
 
 async def setup(request: Request) -> Response:
     """Set a password with the one-time code; whoever was logged in is no longer."""
     context, fields = context_of(request), await _fields(request)
+    code = fields.get("code", "")[:_CODE]
     if wait := context.lockout.begin(_address(request)):
-        response = page(request, "setup.html", {"error": _patience(wait)}, 429)
+        response = page(request, "setup.html", {"error": _patience(wait), "code": code}, 429)
         response.headers["Retry-After"] = str(math.ceil(wait))
         return response
     error = None
-    if not context.passwords.check_code(fields.get("code", "")):
+    if not context.passwords.check_code(code):
         error = "That is not the code. `abupdate web code` on the device prints one."
     else:
         context.lockout.passed(_address(request))
         error = await _set(context, fields)
     if error is not None:
-        return page(request, "setup.html", {"error": error}, 403)
+        return page(request, "setup.html", {"error": error, "code": code}, 403)
     context.passwords.spend_code()
     return _logged_in(request, context, "/")
 

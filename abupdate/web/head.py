@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from abupdate.web.limits import FIELDS, TARGET
+from abupdate.web.limits import FIELDS, HEAD, TARGET
 from abupdate.web.problem import RefusalError
 
 SAFE = frozenset({"GET", "HEAD"})
@@ -35,6 +35,8 @@ def check_shape(scope: Scope, headers: Headers) -> None:
         raise RefusalError(405, f"{allowed} are known here.", headers={"Allow": allowed})
     if len(scope["headers"]) > FIELDS:
         raise RefusalError(431, f"At most {FIELDS} headers were expected.")
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD:
+        raise RefusalError(431, f"Headers of at most {HEAD} bytes were expected.")
     raw = scope.get("raw_path") or scope["path"].encode()
     if len(raw) + len(scope.get("query_string", b"")) > TARGET:
         raise RefusalError(414, f"An address of at most {TARGET} bytes was expected.")
