@@ -155,6 +155,15 @@ def fault_of(error: OSError | MemoryError) -> AbupdateError:
     return DeviceFaultError(told)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python failed for lack of memory: it has other words for it where it loads or starts.
+
+    A library that cannot be mapped is an `ImportError`, a thread without a stack a `RuntimeError`.
+    """
+    words = ("failed to map segment", "cannot allocate memory", "can't start new thread")
+    return isinstance(error, MemoryError) or any(each in str(error).lower() for each in words)
+
+
 OUT_OF_MEMORY_HINT = (
     "End what else uses much memory, or raise the limit that this process has (ulimit -v, "
     "MemoryMax= of its unit), and run it again."

@@ -36,6 +36,7 @@ from abupdate.errors import (
     DeviceFaultError,
     MissingProgramError,
     ProgramError,
+    is_out_of_memory,
 )
 
 Argument = str | bytes | os.PathLike[str]
@@ -71,6 +72,12 @@ _IDLE_LOOK = 1.0  # seconds
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def own_memory_limit() -> int | None:
+    """Bytes that this process, and so each program that it starts, may have at most."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
 @dataclass(frozen=True)
 class Sandbox:
     """Who a program runs as, and what it may use up.
@@ -87,8 +94,8 @@ class Sandbox:
     def prefix(self) -> tuple[str, ...]:
         """The arguments that come before the program's own."""
         # Who has a hard limit may not be able to raise it, and so not to set a larger one.
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        memory = self.memory if hard == resource.RLIM_INFINITY else min(self.memory, hard)
+        hard = own_memory_limit()
+        memory = self.memory if hard is None else min(self.memory, hard)
         limits = [f"--as={memory}", f"--cpu={self.cpu}", "--nofile=256", "--core=0"]
         if self.file_size is not None:
             limits.append(f"--fsize={self.file_size}")
@@ -197,7 +204,7 @@ def run_small(*argv: Argument, timeout: float = 60.0) -> None:
         said = error.stderr.decode(errors="replace")
         raise ProgramError(shown, error.exit_code, said, _killed(error.exit_code)) from error
     except RuntimeError as error:
-        if "start new thread" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise DeviceFaultError(
             "There is not enough memory to run another program.", OUT_OF_MEMORY_HINT

@@ -11,7 +11,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from abupdate.errors import AbupdateError, ExitCode, InterruptedByUserError, fault_of
+from abupdate.errors import (
+    AbupdateError,
+    ExitCode,
+    InterruptedByUserError,
+    fault_of,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     import typer
@@ -38,7 +44,9 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         _forget_output()  # nobody reads on
     except (OSError, MemoryError) as error:
         return _told_fault(fault_of(error))
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _told_fault(fault_of(MemoryError()))
         traceback.print_exc()
         return _told("This is a bug in abupdate.", "Please report the lines above.", ExitCode.BUG)
     finally:

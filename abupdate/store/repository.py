@@ -17,8 +17,25 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from abupdate.errors import NoSpaceError, NotTrustedError, ProgramError, SourceError
-from abupdate.run import Argument, Ended, Result, Sandbox, Stream, run, run_untrusted, stream
+from abupdate.errors import (
+    OUT_OF_MEMORY_HINT,
+    DeviceFaultError,
+    NoSpaceError,
+    NotTrustedError,
+    ProgramError,
+    SourceError,
+)
+from abupdate.run import (
+    Argument,
+    Ended,
+    Result,
+    Sandbox,
+    Stream,
+    own_memory_limit,
+    run,
+    run_untrusted,
+    stream,
+)
 from abupdate.store.readable import Readable, chunks
 from abupdate.store.reader import ObjectReader
 from abupdate.store.tagged import TaggedPack
@@ -72,6 +89,7 @@ _FULL = 64 * 1024
 _FULL_WORDS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 # git's words for what is no fault of what it was given, in the locale that it runs in.
 _DISK_FAULTS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
+_NO_MEMORY = ("out of memory", "cannot allocate memory", "unable to create thread")
 # pack-objects goes by the last 16 bytes of a path.
 _HINT = 64
 _LONGEST_PATH = 1024 * 1024
@@ -293,7 +311,12 @@ class Repository:
                 if error.code == -signal.SIGKILL or self._is_disk_fault(error):
                     raise
                 hint = "Get the bundle again."
-                if "out of memory" in error.stderr.lower():
+                if any(words in error.stderr.lower() for words in _NO_MEMORY):
+                    if own_memory_limit() is not None:  # so it may be no fault of the bundle
+                        raise DeviceFaultError(
+                            f"There is not enough memory for git: {error.stderr.strip()}",
+                            OUT_OF_MEMORY_HINT,
+                        ) from error
                     hint = (
                         "What `abupdate publish bundle` makes needs little memory: take the bundle "
                         "from its publisher."
