@@ -95,6 +95,8 @@ rows: install-tools
 docs: install-tools
 	$(BIN)/python -m tests.schema
 	$(BIN)/python -m tests.boot_docs
+	$(BIN)/python -m tests.web.docs
+	$(BIN)/python -m tests.web.attacks
 	PYTHONPATH=qemu $(BIN)/python -m tests.grub.boot_by_boot
 	PYTHONPATH=qemu $(BIN)/python -m bench.report
 
