@@ -24,7 +24,17 @@ from abupdate.engine.contract import (
     Wish,
 )
 from abupdate.web import api_uploads, openapi, sse
-from abupdate.web.calls import PREFIX, Call, Parameter, given, named, not_found, number, taken
+from abupdate.web.calls import (
+    PREFIX,
+    Call,
+    Parameter,
+    exact,
+    given,
+    named,
+    not_found,
+    number,
+    taken,
+)
 from abupdate.web.context import context_of
 from abupdate.web.problem import RefusalError
 
@@ -216,4 +226,4 @@ def calls() -> list[Call]:
 
 def routes() -> list[BaseRoute]:
     """The calls as routes."""
-    return [Route(f"{PREFIX}{call.path}", call.handler, methods=[call.method]) for call in calls()]
+    return [Route(f"{PREFIX}{call.path}", exact(call), methods=[call.method]) for call in calls()]

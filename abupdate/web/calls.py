@@ -53,6 +53,22 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+def exact(call: Call) -> Handler:
+    """The call's handler, for which a parameter that it does not know is a mistake (400)."""
+    known = [one.name for one in call.parameters if one.place == "query"]
+
+    async def handler(request: Request) -> Response:
+        for name in request.query_params:
+            if name not in known:
+                raise RefusalError(
+                    400, f"The parameter {name[:40]!r} is not known to this call.",
+                    f"It takes {', '.join(known)}." if known else "It takes none.",
+                )  # fmt: skip
+        return await call.handler(request)
+
+    return handler
+
+
 async def taken(request: Request, model: Any) -> Any:
     """The body as `model`. Raises `RefusalError` (400, 415, 422)."""
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
