@@ -2,4 +2,231 @@
 
 from __future__ import annotations
 
-GROUPS = ()
+import json
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from abupdate.web.limits import Limits
+from tests.web.attacks import FORM, OWN, TOKEN, Attack, Group, Place, hold, request, result
+from tests.web.live_server import PASSWORD, LiveServer, read_all, until
+
+# Those of a device are longer: tests have no half minute for each.
+_SHORT = Limits(head=0.4, silence=0.4, window=0.3, window_bytes=1 << 20, body=0.5, unread=0.4,
+                connections=40, per_address=10, streams=2)  # fmt: skip
+_PUT = "PUT /api/v1/bundle"
+_EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[2J"
+
+
+@contextmanager
+def _own() -> Iterator[Place]:
+    """A server with short limits, for one attack."""
+    with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder), limits=_SHORT) as server:
+        yield Place(server)
+
+
+def _held(text: str, more: bytes = b"") -> Callable[[Place], str]:
+    def act(_: Place) -> str:
+        with _own() as place:
+            told = hold(place, text, more)
+            after = place.send(request("GET /api/v1/status", TOKEN))
+            assert after.startswith(b"HTTP/1.1 200 ")
+            return told
+
+    return act
+
+
+def _announced(line: str, headers: str) -> str:
+    return request(line, f"{headers}Content-Length: 60000\r\n", length=False)
+
+
+def _unread(_: Place) -> str:
+    """Ask for much, and read nothing of it."""
+    with _own() as place, socket.socket() as connection:
+        server = place.server
+        server.engine.log_now = ["x" * 4000] * 5000
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(place.fill(request("GET /api/v1/log?lines=5000", TOKEN)))
+        until(lambda: ("log" in server.engine.calls) and not server.connections())
+        came = len(read_all(connection))
+        return "closed" if came < 5000 * 4000 else "all of it came"
+
+
+def _many_connections(_: Place) -> str:
+    with _own() as place, ExitStack() as stack:
+        server = place.server
+        wanted = place.fill(request("GET /api/v1/status", TOKEN))
+        for _number in range(_SHORT.per_address + 1):
+            one = stack.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=60)
+            )
+            # Each has its first answer, and so is known to the server.
+            one.sendall(wanted.replace(b"Connection: close", b"Connection: keep-alive"))
+            told = one.recv(1000)
+            if not told.startswith(b"HTTP/1.1 200 "):
+                break
+        stack.close()
+        until(lambda: not server.connections())
+        assert place.send(request("GET /api/v1/status", TOKEN)).startswith(b"HTTP/1.1 200 ")
+        return result(told)
+
+
+def _many_streams(_: Place) -> str:
+    with _own() as place, ExitStack() as stack:
+        for _number in range(_SHORT.streams):
+            one = stack.enter_context(
+                socket.create_connection(("127.0.0.1", place.server.port), timeout=60)
+            )
+            one.sendall(place.fill(request("GET /api/v1/events", TOKEN)))
+            assert one.recv(100).startswith(b"HTTP/1.1 200 ")
+        return result(place.send(request("GET /api/v1/events", TOKEN)))
+
+
+def _guessed(line: str, wrong: str, right: str) -> Callable[[Place], str]:
+    """Wrong ones until one has to wait, and then the right one."""
+
+    def act(_: Place) -> str:
+        with _own() as place:
+            code = place.server.do(place.server.context.passwords.new_code)
+            statuses = [_said(place, line, wrong) for _ in range(6)]
+            assert statuses[-1] == "429" and set(statuses[:-1]) == {"403"}
+            return _said(place, line, right.replace("{code}", code))
+
+    return act
+
+
+def _said(place: Place, line: str, body: str) -> str:
+    filled = place.fill(body).decode("latin-1").replace(" ", "+")
+    answer = place.send(request(line, FORM + OWN, filled))
+    status = result(answer)
+    assert status != "429" or b"\r\nretry-after: " in answer.lower()
+    return status
+
+
+def _fixed(place: Place) -> str:
+    """A cookie that somebody put there before the login is nobody's after it."""
+    cookie = "A" * 43
+    body = place.fill("password={password}").decode().replace(" ", "+")
+    told = place.send(request("POST /login", f"{FORM}{OWN}Cookie: abupdate={cookie}\r\n", body))
+    assert result(told) == "303 to /" and cookie.encode() not in told
+    return result(place.send(request("GET /api/v1/status", f"Cookie: abupdate={cookie}\r\n")))
+
+
+def _outlived(_: Place) -> str:
+    """The password is changed at the console, as after a theft."""
+    with _own() as place:
+        headers = "Cookie: abupdate={cookie}\r\n"
+        status = request("GET /api/v1/status", headers)
+        assert result(place.send(status)) == "200"
+        place.server.context.passwords.set(PASSWORD + " another")
+        return result(place.send(status))
+
+
+def _shown(path: str, put: Callable[[LiveServer], object]) -> Callable[[Place], str]:
+    """Whether a page shows a text as what it is."""
+
+    def act(_: Place) -> str:
+        with _own() as place:
+            put(place.server)
+            with closing(place.server.logged_in()) as client:
+                found = client.get(path.replace("{job}", _inspected(place)))
+            assert found.status_code == 200, found.text
+            if _EVIL[:10] in found.text or "\x1b" in found.text:
+                return "taken for a part of the page"
+            return "shown as text" if "&lt;img src=x onerror" in found.text else "not shown"
+
+    return act
+
+
+def _inspected(place: Place) -> str:
+    """A job that has looked into an upload."""
+    with place.server.script() as client:
+        upload = client.put("/api/v1/bundle", content=b"x").json()["id"]
+        job = client.post("/api/v1/jobs", json={"kind": "inspect", "upload": upload}).json()["id"]
+        until(lambda: client.get(f"/api/v1/jobs/{job}").json()["state"] == "done")
+        return str(job)
+
+
+def _forged(place: Place) -> str:
+    """A path with a line's end and an escape, in what is written down of the attempt."""
+    place.send(request('POST /what%0a{"who":"owner"}%1b[2J', TOKEN))
+    audit = place.server.context.state / "audit.jsonl"
+    *_, last = audit.read_text(encoding="ascii").splitlines()
+    told = json.loads(last)
+    assert told["who"] != "owner" and told["action"].startswith("POST /what\n")
+    return "one line of JSON" if last.isprintable() else "steers a terminal"
+
+
+def _set_info(key: str) -> Callable[[LiveServer], None]:
+    return lambda server: server.engine.info.update({key: _EVIL})
+
+
+def _set_history(server: LiveServer) -> None:
+    first = server.engine.history_now[0]
+    server.engine.history_now = [first.model_copy(update={"release": _EVIL})]
+
+
+def _set_log(server: LiveServer) -> None:
+    server.engine.log_now = [_EVIL]
+
+
+TIME = Group(
+    "Slow, and never done",
+    (
+        Attack("headers, a byte now and then (slowloris)", "closed",
+               _held("GET / HTTP/1.1\r\nX: ", b"a"), "after 10 seconds on a device"),
+        Attack("a connection that says nothing", "closed", _held(""), "after 10 seconds"),
+        Attack("an upload that stops", "408", _held(_announced(_PUT, TOKEN) + "x"),
+               "after 30 seconds without a byte"),
+        Attack("an upload, a byte now and then", "408", _held(_announced(_PUT, TOKEN), b"x"),
+               "when less than 16 KiB came in a minute"),
+        Attack("a login, a byte now and then", "408",
+               _held(_announced("POST /login", FORM + OWN), b"a"), "after 30 seconds"),
+        Attack("an answer that nobody reads", "closed", _unread, "after a minute"),
+    ),
+)  # fmt: skip
+NUMBER = Group(
+    "Many at once",
+    (
+        Attack("more connections than one address may have", "503", _many_connections,
+               "256 of one address, 512 in all; who comes when they are gone is served"),
+        Attack("more watchers than there may be", "503", _many_streams, "300"),
+    ),
+)  # fmt: skip
+GUESSES = Group(
+    "Guesses and sessions",
+    (
+        Attack("wrong passwords, and then the right one", "429",
+               _guessed("POST /login", "password=wrong", "password={password}"),
+               "after five, half a minute, then twice that; it says when to come again"),
+        Attack("wrong codes, and then the right one", "429",
+               _guessed("POST /setup", "code=AAAA-AAAA-AAAA&password=long enough by far&"
+                        "again=long enough by far",
+                        "code={code}&password=long enough by far&again=long enough by far")),
+        Attack("a cookie that was put there before the login (fixation)", "401", _fixed),
+        Attack("a stolen cookie after the password was changed", "401", _outlived),
+    ),
+)  # fmt: skip
+TEXTS = Group(
+    "Texts that others display",
+    (
+        *(
+            Attack(f"HTML as the {name} of a signed bundle", "shown as text",
+                   _shown("/jobs/{job}",
+                          _set_info(key)))
+            for name, key in (("version", "release"), ("product", "compatible"),
+                              ("signer", "signer"), ("release that it needs", "min_from"))
+        ),
+        Attack("HTML as a release in the history", "shown as text",
+               _shown("/history", _set_history)),
+        Attack("HTML in the log", "shown as text", _shown("/log", _set_log)),
+        Attack("a line break and an escape in a path", "one line of JSON", _forged,
+               "in the audit log, under the name of who asked"),
+    ),
+)  # fmt: skip
+
+GROUPS = (TIME, NUMBER, GUESSES, TEXTS)

@@ -60,6 +60,8 @@ class Place:
             "other": str(other.headers["X-CSRF-Token"]),
             "out": out.cookies[name], "old": old.cookies[name],
         }  # fmt: skip
+        for client in (browser, other, out, old):
+            client.close()
 
     def fill(self, text: str) -> bytes:
         """Bytes of a request: {token} and the like are put in."""

@@ -83,6 +83,10 @@ class LiveServer:
             threading.Event().wait(0.005)
         return asyncio.run_coroutine_threadsafe(done(), self._loop).result(60)
 
+    def connections(self) -> int:
+        """How many are open."""
+        return self.do(lambda: len(self._server.server_state.connections))
+
     def stop(self) -> None:
         """End the server, as a signal does."""
         self._server.should_exit = True
