@@ -9,13 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo vm installer test test-quick test-model test-grub-all test-machines test-health hostile crash-all soak bench bench-web lint rows docs install-tools clean distclean
+.PHONY: help demo vm installer test test-quick test-model test-grub-all test-machines test-pages pictures test-health hostile crash-all soak bench bench-web lint rows docs install-tools clean distclean
 
 help:
 	@echo "make demo   one update, a bad one, and the fallback, in a virtual machine (FIRMWARE=bios|uefi)"
 	@echo "make test   all tests; test-quick: without virtual machines that boot Linux;"
 	@echo "            test-grub-all: every state of the boot rules in real GRUB;"
 	@echo "            test-machines: the story under BIOS too, releases that panic or hang; first installs;"
+	@echo "            test-pages: the page in a browser;"
 	@echo "            test-health: every way in which a trial can end;"
 	@echo "            hostile: hostile bundles, with what each costs;"
 	@echo "            crash-all: the power cut at thousands of places of a device's life;"
@@ -44,8 +45,16 @@ test-quick: install-tools
 	$(BIN)/pytest -n 2 --dist loadfile -m "not vm and not long"
 
 # Machines that `make test` has no time for; an hour and a half.
-test-machines: install-tools
+test-machines: install-tools .cache/browser-apt.stamp
 	$(BIN)/pytest -m long tests/vm/test_story.py tests/vm/test_hang.py tests/vm/test_state.py tests/vm/test_installer.py tests/vm/test_provision.py tests/vm/test_fielded.py tests/vm/test_rescue.py tests/vm/test_repairs.py tests/vm/test_yocto.py tests/vm/test_page.py
+
+# The page in Debian's Chromium: every page in each of its states, and what people do there.
+test-pages: install-tools .cache/browser-apt.stamp
+	$(BIN)/pytest -m long tests/browser
+
+# Its pictures, and docs/web-pages.md.
+pictures: install-tools .cache/browser-apt.stamp
+	$(BIN)/python -m tests.browser.pictures
 
 # Every way a trial can end, in one machine, podman too; writes docs/health-stories.md. Half an hour.
 test-health: install-tools
@@ -104,8 +113,9 @@ install-tools: .cache/apt.stamp $(VENV)/stamp
 
 .cache/apt.stamp: tests/apt-packages
 .cache/bench-apt.stamp: bench/apt-packages
+.cache/browser-apt.stamp: tests/browser/apt-packages
 
-.cache/apt.stamp .cache/bench-apt.stamp:
+.cache/apt.stamp .cache/bench-apt.stamp .cache/browser-apt.stamp:
 	@mkdir -p .cache
 	@missing=$$(grep -v '^#' $< | while read -r name; do \
 	  dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \

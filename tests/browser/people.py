@@ -9,6 +9,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import Visits
+from tests.browser.states import State
 from tests.web.fake_engine import NEW
 from tests.web.live_server import PASSWORD, LiveServer
 
@@ -32,6 +33,14 @@ class Person:
         self.press("Log in")
         expect(self.page.get_by_role("navigation")).to_be_visible()
         return self
+
+    def visits_state(self, state: State) -> None:
+        """A page in this state."""
+        path = state.prepare(self.server)
+        if state.login:
+            self.log_in()
+        self.go(path)
+        self.page.wait_for_selector(state.waits)
 
     def go(self, path: str) -> None:
         """To a page."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from tests.browser.people import NARROW, WIDE, Person
-from tests.browser.scenes import SCENES
+from tests.browser.states import STATES
 from tests.web.live_server import LiveServer
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -23,29 +22,21 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.row("S45")
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("look", LOOKS)
-def test_each_page(browser: Browser, server: LiveServer, tmp_path: Path, look: str) -> None:
+def test_each_page(browser: Browser, tmp_path: Path, look: str) -> None:
     axe = Axe()
     wrong: list[str] = []
-    person = Person(browser, server, **LOOKS[look])
-
-    def seen(name: str) -> None:
-        page = person.page
-        width = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        if width > 0:
-            wrong.append(f"{name}: {width} pixels stick out")
-        found = axe.run(page)
-        if found.violations_count:
-            wrong.append(f"{name}: {found.generate_report()}")
-
-    each_scene(server, person, tmp_path, seen)
+    for state in STATES:
+        with LiveServer(tmp_path / state.name) as server:
+            person = Person(browser, server, **LOOKS[look])
+            person.visits_state(state)
+            page = person.page
+            width = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            if width > 0:
+                wrong.append(f"{state.name}: {width} pixels stick out")
+            found = axe.run(page)
+            if found.violations_count:
+                wrong.append(f"{state.name}: {found.generate_report()}")
+            person.leave()
     assert not wrong, "\n".join(wrong)
-    person.leave()
-
-
-def each_scene(
-    server: LiveServer, person: Person, folder: Path, seen: Callable[[str], None]
-) -> None:
-    for name, show in SCENES.items():
-        show(server, person, folder)
-        seen(name)
