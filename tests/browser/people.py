@@ -50,6 +50,28 @@ class Person:
         """A button, as its words are."""
         self.page.get_by_role("button", name=name, exact=True).click()
 
+    def tab_to(self, name: str, *, back: bool = False) -> None:
+        """By the key Tab, until what has these words is in focus; and it is seen to be."""
+        for _ in range(40):
+            self.page.keyboard.press("Shift+Tab" if back else "Tab")
+            focused = self.page.evaluate(
+                """() => { const one = document.activeElement, look = getComputedStyle(one);
+                return [one.innerText || one.value || "", parseFloat(look.outlineWidth) > 0
+                        && look.outlineStyle !== "none" || look.boxShadow !== "none"]; }"""
+            )
+            if focused[0].strip() == name:
+                assert focused[1], f"'{name}' has the focus, and nobody sees it"
+                return
+        raise AssertionError(f"No key leads to '{name}'.")
+
+    def slowed(self, rate: int | None) -> None:
+        """This browser's network sends so many bytes a second; None: as many as it can."""
+        session = self.page.context.new_cdp_session(self.page)
+        session.send("Network.emulateNetworkConditions", {
+            "offline": False, "latency": 0, "downloadThroughput": -1,
+            "uploadThroughput": -1 if rate is None else rate,
+        })  # fmt: skip
+
     def ask(self, name: str) -> None:
         """Open what is asked before something is done."""
         self.page.locator("summary").filter(has_text=name).click()

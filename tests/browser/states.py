@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from abupdate.engine.contract import Inspect, Install, Job, Wish
 from tests.browser import memories
-from tests.web.fake_engine import NEW, NOW, Scene
+from tests.web.fake_engine import NOW, Scene
 from tests.web.live_server import LiveServer
 
 Prepare = Callable[[LiveServer], str]
@@ -152,13 +152,6 @@ def confirmed(server: LiveServer) -> str:
     path = trial("on-trial")(server)
     with server.script() as client:
         client.post("/api/v1/confirm").raise_for_status()
-
-    def settle() -> None:
-        install = {"release": NEW, "slot": "B", "outcome": "confirmed", "cause": None,
-                   "started": NOW - 600, "rearmed": False}  # fmt: skip
-        server.engine.now.report["last_install"] = install
-
-    server.do(settle)
     return path
 
 

@@ -22,7 +22,7 @@ from tests.browser.chromium import Line, Visits, chromium
 from tests.vm.rescue_vm import RESCUE, SIZES, zero
 from tests.vm.test_rescue import hash_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 
 PASSWORD = "correct horse battery"
 MINUTE = 60_000  # milliseconds
@@ -48,6 +48,7 @@ def visited(disk: Path, count: int = 1) -> Iterator[tuple[DeviceVM, Line, Visits
             machine.power_on()
             machine.wait_for_boot()
             with chromium() as browser:
+                expect.set_options(timeout=MINUTE)  # an emulated device takes its time
                 visits = Visits(f"http://127.0.0.1:{line.port}")
                 sizes: list[ViewportSize] = [
                     {"width": width, "height": 900} for width in (1280, 360)[:count]

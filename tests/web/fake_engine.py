@@ -223,6 +223,7 @@ class FakeEngine:
         self.set_scene("ok")
         report = copy.deepcopy(self.now.report)
         _swap(report)
+        report["last_install"] = _install("confirmed")
         self.change(report=report, confirm_mode=mode)
         return Told(text=f"Release {NEW} is confirmed.")
 

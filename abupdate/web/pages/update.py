@@ -90,7 +90,8 @@ def _part(request: Request) -> dict[str, Any] | None:
         return None
     path = context.uploads.folder / f"{found.id}.part"
     try:
-        moving = context.clock() - path.stat().st_mtime < _MOVING
+        # A time to come is that of another clock, before this one was set.
+        moving = 0 <= context.clock() - path.stat().st_mtime < _MOVING
     except OSError:
         moving = False
     return {

@@ -391,6 +391,9 @@ class Sending {
         return done;
       } catch (error) {
         if (error instanceof Refused || this.stopped.signal.aborted) throw error;
+        await this.file.slice(0, 1).arrayBuffer().catch(() => {
+          throw new Refused("The file cannot be read any more: it was changed, moved, or its medium is gone.");
+        });
         this.points = [];
         const wait = WAITS[Math.min(round, WAITS.length - 1)];
         $(".trouble", this.panel).textContent = "The connection was lost. It goes on where it stopped as soon as the device answers.";
