@@ -391,7 +391,8 @@ class Sending {
         return done;
       } catch (error) {
         if (error instanceof Refused || this.stopped.signal.aborted) throw error;
-        await this.file.slice(0, 1).arrayBuffer().catch(() => {
+        await this.file.slice(0, 1).arrayBuffer().catch(async () => {
+          await this.drop();  // nobody can go on with it
           throw new Refused("The file cannot be read any more: it was changed, moved, or its medium is gone.");
         });
         this.points = [];
@@ -420,6 +421,10 @@ class Sending {
 
   async cancel() {
     this.stopped.abort();
+    await this.drop();
+  }
+
+  async drop() {
     if (this.id) await call("DELETE", `/api/v1/uploads/${this.id}`).catch(() => {});
   }
 }
