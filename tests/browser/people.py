@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ class Person:
         self.page.get_by_label("Password").fill(PASSWORD)
         self.press("Log in")
         expect(self.page.get_by_role("navigation")).to_be_visible()
+        return self
+
+    def comes_in(self) -> Person:
+        """Was logged in before."""
+        name = self.server.context.cookie
+        with closing(self.server.logged_in()) as client:
+            number = client.cookies[name]
+        self.page.context.add_cookies([{"name": name, "value": number, "url": self.visits.url}])
         return self
 
     def go(self, path: str) -> None:
