@@ -36,7 +36,9 @@ async def log(request: Request) -> Response:
 @page
 async def rescue(request: Request) -> Response:
     """Put slots back."""
-    shell = await look(request, banner=False)
+    shell = await look(request)
+    if shell.status.mode == "rescue":  # its own headline tells
+        shell.values["banner"] = None
     releases: list[StoredRelease] = []
     with contextlib.suppress(EngineError):  # no store: a bundle can be sent
         releases = await engine_of(request).releases()
