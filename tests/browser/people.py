@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.browser.chromium import Visits
-from tests.browser.states import State
 from tests.web.fake_engine import NEW
 from tests.web.live_server import PASSWORD, LiveServer
 
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+NARROW: ViewportSize = {"width": 360, "height": 740}
 
 
 class Person:
@@ -34,13 +35,13 @@ class Person:
         expect(self.page.get_by_role("navigation")).to_be_visible()
         return self
 
-    def visits_state(self, state: State) -> None:
-        """A page in this state."""
-        path = state.prepare(self.server)
-        if state.login:
-            self.log_in()
-        self.go(path)
-        self.page.wait_for_selector(state.waits)
+    def comes_in(self) -> Person:
+        """Was logged in before."""
+        name = self.server.context.cookie
+        with closing(self.server.logged_in()) as client:
+            number = client.cookies[name]
+        self.page.context.add_cookies([{"name": name, "value": number, "url": self.visits.url}])
+        return self
 
     def go(self, path: str) -> None:
         """To a page."""

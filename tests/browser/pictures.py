@@ -1,80 +1,103 @@
-"""The pictures of docs/web-pages.md, and that page: `python -m tests.browser.pictures [NAME ...]`.
+"""docs/web-pages.md and its pictures: `python -m tests.browser.pictures [STATE ...]`.
 
-Each page and state, 1280 and 360 pixels wide, in few colours.
+Each page and state, 1280 and 360 pixels wide, with a palette.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
+from unittest.mock import patch
 
 from PIL import Image
+from playwright.sync_api import Browser
 
 from tests.browser.chromium import chromium
 from tests.browser.people import NARROW, WIDE, Person
-from tests.browser.states import STATES, State
+from tests.browser.scenes import show
+from tests.web.fake_engine import NOW
 from tests.web.live_server import LiveServer
+from tests.web.states import STATES, State
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-_COLOURS = 128
-_TALLEST = 1500  # pixels
-_TOP = """# What the page looks like
+DARK = {"installing", "trial"}
+_COLOURS = 64
+_TALLEST = {1280: 1500, 360: 2200}  # pixels: what is below is more of the same
+_TITLE = """# What each page shows
 
-Each page in its main states, on a wide screen and on a phone (1280 and 360 pixels wide); in the
-dark where the system says so. Made by `python -m tests.browser.pictures`, with Debian's Chromium
-from the page itself; [web.md](web.md) says how to get there.
+Made by `python -m tests.browser.pictures`, from the pages as Debian's Chromium shows them, against
+an engine in memory. Beside each picture is the same page 360 pixels wide, as a telephone has it.
+What the words mean: [terminology.md](terminology.md).
 """
 
 
-def main(wanted: Collection[str]) -> None:
-    """Take those that are named, or all; and write the page."""
+def main() -> int:
+    """Take the pictures that are named, or all; and write the page."""
     folder = DOCS / "web"
     folder.mkdir(exist_ok=True)
-    with chromium() as browser:
-        for state in STATES:
-            for size in (WIDE, NARROW) if state.name in wanted or not wanted else ():
-                with tempfile.TemporaryDirectory() as place, LiveServer(Path(place)) as server:
-                    person = Person(
-                        browser, server, viewport=size, locale="en-GB", timezone_id="UTC",
-                        color_scheme="dark" if state.dark else "light",
-                    )  # fmt: skip
-                    person.visits_state(state)
-                    _save(person, folder / f"{state.name}-{size['width']}.png")
-                    person.leave()
-    (DOCS / "web-pages.md").write_text(document(), encoding="utf-8")
+    wanted = [one for one in STATES if not sys.argv[1:] or one.name in sys.argv[1:]]
+    names = os.uname()
+    box = os.uname_result((names.sysname, "box", names.release, names.version, names.machine))
+    with patch("os.uname", return_value=box), chromium() as browser:
+        for state in wanted:
+            for name, data in pictures(browser, state).items():
+                (folder / name).write_bytes(data)
+                print(f"{name}: {len(data) / 1000:.0f} kB")
+    (DOCS / "web-pages.md").write_text(page())
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{total / 1e6:.2f} MB")
+    return 0
 
 
-def document() -> str:
-    """docs/web-pages.md."""
-    return _TOP + "".join(_section(state) for state in STATES)
+def pictures(browser: Browser, state: State) -> dict[str, bytes]:
+    """A state in both widths, by name."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder, "web")) as server:
+        scheme = "dark" if state.name in DARK else "light"
+        person = Person(
+            browser, server, color_scheme=scheme, locale="en-GB", timezone_id="UTC"
+        )  # fmt: skip
+        person.page.clock.set_fixed_time(NOW)
+        show(state, server, person, Path(folder))
+        for size in (WIDE, NARROW):
+            found[f"{state.name}-{size['width']}.png"] = small(_whole(person, size["width"]))
+        person.leave()
+    return found
 
 
-def _section(state: State) -> str:
-    wide, narrow = (f"web/{state.name}-{size['width']}.png" for size in (WIDE, NARROW))
-    return (
-        f"\n**{state.says}**\n\n"
-        f'<img src="{wide}" width="640" alt="wide: {state.says}"> '
-        f'<img src="{narrow}" width="180" alt="on a phone: {state.says}">\n'
-    )
-
-
-def _save(person: Person, path: Path) -> None:
-    page, size = person.page, person.page.viewport_size
-    assert size is not None
-    # The place of a scrollbar that no picture has.
-    page.evaluate("document.documentElement.style.scrollbarGutter = 'auto'")
+def _whole(person: Person, width: int) -> bytes:
+    """The page from top to bottom, and no emptiness below it."""
+    page = person.page
+    page.set_viewport_size({"width": width, "height": 480})
     tall = page.evaluate("document.documentElement.scrollHeight")
-    page.set_viewport_size({**size, "height": max(size["height"], min(tall, _TALLEST))})
-    shot = page.screenshot(animations="disabled")
-    with Image.open(io.BytesIO(shot)) as image:
-        # Without dithering: flat colours stay flat, and small.
-        small = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
-        small.save(path, optimize=True)
-    print(f"{path.name}: {path.stat().st_size >> 10} KiB")
+    page.set_viewport_size({"width": width, "height": min(tall, _TALLEST[width])})
+    return page.screenshot(animations="disabled")
+
+
+def small(png: bytes) -> bytes:
+    """The same picture with a palette. Without dithering: what is flat stays flat, and small."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(
+            out, "PNG", optimize=True
+        )
+    return out.getvalue()
+
+
+def page() -> str:
+    """docs/web-pages.md."""
+    parts = [_TITLE]
+    for state in STATES:
+        parts.append(
+            f"## {state.says}\n\n"
+            f'<img src="web/{state.name}-1280.png" width="640" alt="{state.says}">\n'
+            f'<img src="web/{state.name}-360.png" width="180" alt="The same on a telephone">\n'
+        )
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

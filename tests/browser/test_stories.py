@@ -9,12 +9,12 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from abupdate.engine.contract import Reflash
-from tests.browser import memories
 from tests.browser.chromium import Line
 from tests.browser.people import NARROW, Person, bundle
-from tests.browser.states import scene, trial
+from tests.web import stories
 from tests.web.fake_engine import NEW, OLD
 from tests.web.live_server import PASSWORD, LiveServer, until
+from tests.web.states import scene, trial
 
 pytestmark = [pytest.mark.row("S45"), pytest.mark.timeout(180)]
 
@@ -35,7 +35,7 @@ def pause_at(server: LiveServer, step: str | None) -> None:
 def comes_back(server: LiveServer, how: str) -> None:
     """The device has restarted."""
     server.do(lambda: server.engine.boot_into(how))  # type: ignore[arg-type]
-    server.do(lambda: memories.remember(server.engine))
+    server.do(lambda: stories.remember(server.engine))
 
 
 def test_an_update_by_keyboard_alone(server: LiveServer, browser: Browser, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_fallback_is_told_first(server: LiveServer, owner: Person, tmp_path: P
     expect(owner.page.locator("main")).not_to_contain_text("success was")
     comes_back(server, "fallback")
     owner.reads(f"Release {NEW} was given up; release {OLD} runs again")
-    owner.sees(memories.CAUSE.split(" (")[0][1:])
+    owner.sees(stories.CAUSE.split(" (")[0][1:])
     owner.go("/")
     owner.reads("was given up")
     owner.press("I know of it")
