@@ -63,7 +63,7 @@ def why() -> dict[str, Any]:
         "systemd-networkd[311]: eth0: Lost carrier",
         "abupdate[402]: required check 'network' failed: no default route",
     ]
-    boots = [
+    boots: list[dict[str, Any]] = [
         {"boot_id": str(n) * 32, "attempt": n, "started": NOW - 600 + 120 * n,
          "verdict": "failed", "seconds": 74.0 + n,
          "reasons": ["required check 'network' failed: no default route"],
