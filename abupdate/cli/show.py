@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from abupdate.update.info import Info
 
 _BAR = 24
+_PACKAGES = 8  # that are listed
 _RESCUE = {
     "empty": "not installed",
     "unfinished": "half written",
@@ -188,6 +189,8 @@ def info_text(info: Info) -> str:
         rows.append(("floor", f"{info.floor}: nothing older may run once this is confirmed"))
     if info.min_from:
         rows.append(("updates", f"from {info.min_from} or newer"))
+    if info.changes is not None:
+        rows.append(("changes", changes_text(info.changes, info.running)))
     if info.refused:
         rows.append(("install", f"refused here: {info.refused}"))
     elif info.slot and info.write is not None:
@@ -197,6 +200,21 @@ def info_text(info: Info) -> str:
     elif info.slot:
         rows.append(("install", f"into slot {info.slot}, after a look at all that it holds"))
     return "\n".join(f"  {name:<10} {text}" for name, text in rows)
+
+
+def changes_text(changes: Differences, running: str | None) -> str:
+    """What differs from the release that runs: packages, and how many files."""
+    files = changes.files
+    counts = {"added": files.added, "changed": files.changed, "removed": files.removed,
+              "with other attributes": files.attributes}  # fmt: skip
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    lines = [f"since {running}: files {told}" if told else f"since {running}: no file"]
+    for one in changes.packages[:_PACKAGES]:
+        lines.append(f"{one.name} {one.old or 'is new:'} {'→ ' if one.old and one.new else ''}"
+                     f"{one.new or 'goes'}")  # fmt: skip
+    if len(changes.packages) > _PACKAGES:
+        lines.append(f"and {len(changes.packages) - _PACKAGES} packages more (--json)")
+    return f"\n{'':<13}".join(lines)
 
 
 def history_text(entries: list[HistoryEntry]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abupdate.publish.difference import Difference, PackageChange, Paths
+from abupdate.publish.difference import Difference, Paths
+from abupdate.release.difference import PackageChange
 
 _SHOWN = 20
 

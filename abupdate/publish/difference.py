@@ -5,25 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from abupdate.errors import UsageError
-from abupdate.publish.packages import packages
+from abupdate.release.difference import PackageChange, changed_packages, changed_paths
 from abupdate.release.metadata import parse_release_toml
 from abupdate.release.version import Version
-from abupdate.store.changes import Change, same_content
 from abupdate.store.content import open_commit
-from abupdate.store.manifest import Kind, escape
+from abupdate.store.manifest import escape
 from abupdate.store.readable import chunks
 from abupdate.store.repository import Repository
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class PackageChange:
-    """One package; None where a release has not got it."""
-
-    name: str
-    old: str | None
-    new: str | None
 
 
 @dataclass
@@ -67,15 +57,12 @@ def difference(repository: Repository, old: Version, new: Version) -> Difference
     with open_commit(repository, after) as content:
         stated = parse_release_toml(content.release_toml)
         earlier = content.beside(before)
-        changed = _packages(packages(earlier), packages(content))
-        for change in content.changes(earlier):
+        changed = changed_packages(earlier, content)
+        for change, kind in changed_paths(earlier, content):
             path = (change.new or change.old).path  # type: ignore[union-attr]
             if change.oid is not None and change.new is not None:
                 write += change.new.size or 0
                 files += 1
-            kind = _kind(change)
-            if kind is None:
-                continue
             text = escape(path).decode() or "."
             for group, folder in ((every, b""), (etc, b"etc/"), (boot, b"boot/")):
                 if path.startswith(folder):
@@ -104,25 +91,6 @@ def _commit(repository: Repository, version: Version) -> str:
         f"{repository.path} has no release {version}.",
         "`abupdate publish log` lists what it has.",
     )
-
-
-def _packages(old: dict[str, str], new: dict[str, str]) -> tuple[PackageChange, ...]:
-    return tuple(
-        PackageChange(name, old.get(name), new.get(name))
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    )
-
-
-def _kind(change: Change) -> str | None:
-    old, new = change.old, change.new
-    if old is None:
-        return "added"
-    if new is None:
-        return "removed"
-    if new.kind is Kind.DIR and old._replace(mtime=new.mtime) == new:
-        return None
-    return "attributes" if same_content(old, new) else "changed"
 
 
 def _pack_size(repository: Repository, commit: str, since: list[str]) -> int:

@@ -60,7 +60,16 @@ INFO: dict[str, Any] = {
     "signed": int(NOW) - 86400, "created": int(NOW) - 90000, "floor": None, "min_from": None,
     "needs": [OLD], "transferred": 94_371_840, "bytes": 1_503_238_553, "inodes": 41_873,
     "slot": "B", "write": 251_658_240, "write_files": 1874, "kept": 39_912, "removed": 87,
-    "capacity": 3_221_225_472, "refused": None,
+    "capacity": 3_221_225_472, "running": OLD, "changes": {
+        "packages": [
+            {"name": "acme-ui", "old": "2.8.1-1", "new": "2.9.0-1"},
+            {"name": "libssl3t64", "old": "3.5.1-1", "new": "3.5.4-1"},
+            {"name": "openssl", "old": "3.5.1-1", "new": "3.5.4-1"},
+            {"name": "acme-legacy", "old": "1.0-4", "new": None},
+            {"name": "acme-sensors", "old": None, "new": "0.3-1"},
+        ],
+        "files": {"added": 212, "removed": 87, "changed": 1649, "attributes": 13},
+    }, "refused": None,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ class Proposal:
     """`facts`: rows of what it is. `plan`: what happens then. `warnings`: what to weigh first.
 
     `refused`: why this device does not take it. `forceable`: a person may overrule that.
+    `packages`: name, version that runs, version to come; None where one has not got it.
     """
 
     release: str
@@ -29,6 +30,7 @@ class Proposal:
     capacity: int | None
     signed: float | None
     signer: str
+    packages: tuple[tuple[str, str | None, str | None], ...] = ()
 
 
 def proposal(info: dict[str, Any], status: Status) -> Proposal:
@@ -44,6 +46,9 @@ def proposal(info: dict[str, Any], status: Status) -> Proposal:
          + (f", a delta to {', '.join(needs)}" if needs else ", complete")),
         ("Content", f"{size(info.get('bytes'))} in {count(info.get('inodes'), 'file or folder', 'files and folders')}"),  # noqa: E501
     ]  # fmt: skip
+    changes = info.get("changes") or {}
+    if files := changes.get("files"):
+        facts.append(("Changes", _changed(files, info.get("running"))))
     if info.get("write") is not None:
         facts.append(
             ("Written", f"{size(info['write'])} in {count(info.get('write_files'), 'file')}")
@@ -84,4 +89,15 @@ def proposal(info: dict[str, Any], status: Status) -> Proposal:
         plan=plan if slot else (), warnings=tuple(warnings), write=info.get("write"),
         bytes=int(info.get("bytes") or 0), capacity=info.get("capacity"),
         signed=info.get("signed"), signer=str(info.get("signer") or "nobody"),
+        packages=tuple(
+            (str(one["name"]), one["old"], one["new"]) for one in changes.get("packages", ())
+        ),
     )  # fmt: skip
+
+
+def _changed(files: dict[str, int], running: str | None) -> str:
+    """How many files differ from what runs."""
+    words = (("added", "new"), ("changed", "changed"), ("removed", "gone"),
+             ("attributes", "with another owner or mode"))  # fmt: skip
+    told = [f"{files[key]:,} {word}" for key, word in words if files.get(key)]
+    return f"{', '.join(told) or 'no file'} since {running or 'what runs'}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from abupdate.store.content import CommitContent
 
-_LIMIT = 512 << 20
+LIMIT = 512 << 20  # bytes of a record
 _DPKG = b"var/lib/dpkg/status"
 _DPKG_PARTS = b"var/lib/dpkg/status.d/"  # one file a package: images without dpkg itself
 _OPKG = (b"usr/lib/opkg/status", b"var/lib/opkg/status")
@@ -23,17 +23,18 @@ _INT32, _STRING = 4, 6
 _MAX_ENTRIES = 65_536
 
 
-def packages(content: CommitContent) -> dict[str, str]:
+def packages(content: CommitContent, limit: int = LIMIT) -> dict[str, str]:
     """Name → version of every installed package; `name:architecture` where a name is there twice.
 
-    Empty where there is no record, or one that cannot be read.
+    Empty where there is no record, or one that cannot be read. Raises `NotTrustedError` for one
+    of more than `limit` bytes.
     """
     found: list[tuple[str, str, str]] = []
     texts = [_DPKG, *_OPKG, *_below(content, _DPKG_PARTS)]
     for path in texts:
-        found += _each(content, path, _stanzas)
+        found += _each(content, path, _stanzas, limit)
     for path in _RPM:
-        found += _each(content, path, _rpm)
+        found += _each(content, path, _rpm, limit)
     names = [name for name, _, _ in found]
     return {
         f"{name}:{architecture}" if names.count(name) > 1 else name: version
@@ -55,9 +56,9 @@ _Packages = Iterator[tuple[str, str, str]]
 
 
 def _each(
-    content: CommitContent, path: bytes, read: Callable[[bytes], _Packages]
+    content: CommitContent, path: bytes, read: Callable[[bytes], _Packages], limit: int
 ) -> list[tuple[str, str, str]]:
-    raw = content.file(path, _LIMIT)
+    raw = content.file(path, limit)
     return list(read(raw)) if raw is not None else []
 
 
