@@ -16,6 +16,7 @@ from abupdate.update.records import HistoryEntry
 from abupdate.update.status import SlotStatus, StatusReport
 
 if TYPE_CHECKING:
+    from abupdate.release.difference import Differences
     from abupdate.update.info import Info
 
 _BAR = 24

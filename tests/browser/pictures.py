@@ -23,8 +23,12 @@ from tests.web.live_server import LiveServer
 from tests.web.states import STATES, State
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+# Of two that look alike, one has a picture.
+_ALIKE = {"login-wrong", "install-stopped", "install-lost", "nowhere", "rescue"}
+PICTURED = [state for state in STATES if state.name not in _ALIKE]
 DARK = {"installing", "trial"}
-_COLOURS = 64
+_COLOURS = 128
+_NEAR = 9  # sum of the differences
 _TALLEST = {1280: 1500, 360: 2200}  # pixels: what is below is more of the same
 _TITLE = """# What each page shows
 
@@ -38,7 +42,7 @@ def main() -> int:
     """Take the pictures that are named, or all; and write the page."""
     folder = DOCS / "web"
     folder.mkdir(exist_ok=True)
-    wanted = [one for one in STATES if not sys.argv[1:] or one.name in sys.argv[1:]]
+    wanted = [one for one in PICTURED if not sys.argv[1:] or one.name in sys.argv[1:]]
     names = os.uname()
     box = os.uname_result((names.sysname, "box", names.release, names.version, names.machine))
     with patch("os.uname", return_value=box), chromium() as browser:
@@ -71,9 +75,12 @@ def pictures(browser: Browser, state: State) -> dict[str, bytes]:
 def _whole(person: Person, width: int) -> bytes:
     """The page from top to bottom, and no emptiness below it."""
     page = person.page
-    page.set_viewport_size({"width": width, "height": 480})
-    tall = page.evaluate("document.documentElement.scrollHeight")
-    page.set_viewport_size({"width": width, "height": min(tall, _TALLEST[width])})
+    tall, height = 0, 480
+    while tall != height:  # some of it is as tall as a part of the window
+        tall = height
+        page.set_viewport_size({"width": width, "height": tall})
+        height = page.evaluate("document.documentElement.scrollHeight")
+        height = min(height, _TALLEST[width])
     return page.screenshot(animations="disabled")
 
 
@@ -81,16 +88,30 @@ def small(png: bytes) -> bytes:
     """The same picture with a palette. Without dithering: what is flat stays flat, and small."""
     out = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(
-            out, "PNG", optimize=True
-        )
+        full = image.convert("RGB")
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour in _palette(full) for part in colour])
+    flat = full.quantize(palette=palette, dither=Image.Dither.NONE)
+    flat.save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def _palette(image: Image.Image) -> list[tuple[int, int, int]]:
+    """The commonest colours as they are, and of those that nearly are the same, one."""
+    counted = sorted(image.getcolors(1 << 24) or [], reverse=True)
+    found: list[tuple[int, int, int]] = []
+    for _, colour in counted:
+        assert isinstance(colour, tuple)
+        red, green, blue = colour
+        if all(abs(red - r) + abs(green - g) + abs(blue - b) > _NEAR for r, g, b in found):
+            found.append((red, green, blue))
+    return found[:_COLOURS]
 
 
 def page() -> str:
     """docs/web-pages.md."""
     parts = [_TITLE]
-    for state in STATES:
+    for state in PICTURED:
         parts.append(
             f"## {state.says}\n\n"
             f'<img src="web/{state.name}-1280.png" width="640" alt="{state.says}">\n'

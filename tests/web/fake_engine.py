@@ -417,8 +417,9 @@ def _fallback(engine: FakeEngine) -> None:
 def _rescue(engine: FakeEngine) -> None:
     report = engine.now.report
     report["booted"] |= {"slot": "R", "how": "rescue", "text": "neither slot could be booted"}
-    report["slots"]["A"] |= {"booted": False, "state": "damaged"}
-    report["problems"] = ["Slot A does not mount: bad superblock."]
+    report["slots"]["A"] |= {"booted": False, "good": False, "state": "unfinished"}
+    report["boot"] |= {"good": "", "failed": "B"}
+    report["problems"] = ["Neither slot is fit to boot."]
     engine.change(mode="rescue")
 
 
@@ -433,7 +434,10 @@ def _busy(engine: FakeEngine) -> None:
 def _failed(engine: FakeEngine) -> None:
     engine.health_now = _health(False)
     engine.now.report["last_install"] = _install("unfinished", "There was no space left.")
-    engine.now.report["problems"] = ["The last install did not finish."]
+    engine.now.report["slots"]["B"] |= {"state": "unfinished"}
+    engine.now.report["problems"] = [
+        "A copy of the boot state is damaged; `abupdate doctor --repair` mends it."
+    ]
 
 
 _SCENES: dict[Scene, Callable[[FakeEngine], None]] = {

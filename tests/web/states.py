@@ -100,7 +100,7 @@ def _proposal(**found: Any) -> Prepare:
 
 def _refused(text: str) -> Prepare:
     unknown = dict.fromkeys(("write", "write_files", "kept", "removed"))
-    return _proposal(refused=text, exit_code=7, **unknown)
+    return _proposal(release="1.3.9", refused=text, exit_code=7, **unknown)
 
 
 def _install(

@@ -23,7 +23,10 @@ async def history(request: Request) -> Response:
     shell = await look(request)
     engine = engine_of(request)
     items, why = await asyncio.gather(engine.history(), engine.why())
-    return shell.render("history.html", rows=rows(items), story=story(why), jobs=shell.jobs[:20])
+    told = story(why)
+    if told is not None and told.open:  # it is the first of this page
+        shell.values["banner"] = None
+    return shell.render("history.html", rows=rows(items), story=told, jobs=shell.jobs[:20])
 
 
 @page

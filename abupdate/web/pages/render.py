@@ -16,6 +16,7 @@ from abupdate.engine.contract import EngineError
 from abupdate.errors import ExitCode
 from abupdate.web.pages.views import words
 from abupdate.web.pages.views.situation import job_title
+from abupdate.web.pages.views.steps import step_text
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
@@ -98,7 +99,7 @@ def environment() -> Environment:
     made.filters |= {
         "size": words.size, "duration": words.duration, "when": words.when,
         "commit": words.commit, "sentence": words.sentence, "place": words.place,
-        "marked": words.marked, "job_title": job_title,
+        "marked": words.marked, "told": words.told, "step_text": step_text, "job_title": job_title,
     }  # fmt: skip
     made.globals["static"] = static
     return made

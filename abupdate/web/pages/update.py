@@ -130,7 +130,9 @@ async def release(request: Request) -> Response:
     slot = "B" if booted == "A" else "A"
     there = shell.report["slots"].get(slot, {})
     warnings = []
-    if not one["ready"] and there.get("release") and there["state"] == "complete":
+    if there.get("commit") == one["commit"] and not one["ready"]:
+        warnings.append(f"Slot {slot} holds it already, and is not confirmed.")
+    elif not one["ready"] and there.get("release") and there["state"] == "complete":
         warnings.append(f"Release {there['release']} in slot {slot} is replaced.")
     if blocking := blocked(shell):
         warnings.append(f"{blocking['title']}: {blocking['text']}")

@@ -4,8 +4,8 @@
 
 const PIECE = 16 * 1024 * 1024; // bytes of one request
 const WAITS = [1, 2, 4, 8, 15]; // seconds between tries
-const AWAY = ["No answer from the device.", "This page goes on by itself."];
-const RESTART = ["The device is restarting.", "This page comes back by itself and tells what became of it."];
+const AWAY = ["No answer from the device for", ". This page goes on by itself."];
+const RESTART = ["Away for", "; a restart takes a minute or so."];
 const $ = (selector, root = document) => root.querySelector(selector);
 const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
@@ -190,7 +190,7 @@ function here() {
 function strip() {
   const strip = $("#away");
   const waits = restarting();
-  const shown = gone > 0 || waits;
+  const shown = gone > 0; // a restart that has not begun yet has its headline
   if (strip.hidden !== !shown) strip.hidden = !shown;
   clearInterval(ticking);
   if (!shown) return;
@@ -201,7 +201,7 @@ function strip() {
     const clock = document.createElement("span");
     clock.className = "soft clock";
     clock.ariaHidden = "true";
-    text.replaceChildren(`${first} `, clock, ` ${second}`);
+    text.replaceChildren(`${first} `, clock, second);
   }
   const began = waits ? since() : gone;
   const tick = () => ($(".clock", text).textContent = duration((Date.now() - began) / 1000));

@@ -7,10 +7,12 @@ from typing import Any
 
 from abupdate.engine.contract import PartitionView, Status
 from abupdate.web.pages.views.situation import next_boot
+from abupdate.web.pages.views.words import sentence
 
 # Shares of the picture's width, in percent, that a partition has at least.
-_LEAST = {"A": 14.0, "B": 14.0, "rescue": 12.0, "data": 14.0, "boot": 4.0, "bios": 2.0}
+_LEAST = {"A": 14.0, "B": 14.0, "rescue": 15.0, "data": 14.0, "boot": 5.5, "bios": 2.0}
 _GAP = 0.6
+_LETTERS = 12
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Part:
     used: int | None
     booted: bool
     next: bool
+
+    @property
+    def long(self) -> bool:
+        """What it holds does not fit where the drawing is 330 pixels wide."""
+        return 7 * len(self.holds) + 4 > 3.3 * self.width
 
 
 @dataclass(frozen=True)
@@ -90,16 +97,21 @@ def _booted(report: dict[str, Any]) -> str:
 
 
 def _title(part: PartitionView) -> str:
-    return {"A": "A", "B": "B", "bios": "", "boot": "", "other": ""}.get(part.role, part.role)
+    return {"A": "A", "B": "B", "bios": "", "other": ""}.get(part.role, part.role)
 
 
 def _holds(part: PartitionView, report: dict[str, Any]) -> str:
     if part.role in ("A", "B"):
         slot = report["slots"].get(part.role, {})
-        return str(slot.get("release") or slot.get("state", ""))
+        return _short(str(slot.get("release") or slot.get("state", "")))
     if part.role == "rescue":
         return report["rescue_release"] or ("" if report["rescue"] == "ready" else "empty")
     return ""
+
+
+def _short(text: str) -> str:
+    """As much as fits into a slot where the drawing is 700 pixels wide."""
+    return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
 def _fill(part: PartitionView) -> float | None:
@@ -130,7 +142,7 @@ def _place(name: str, slot: dict[str, Any], report: dict[str, Any], after: str) 
             "unfinished": "Half written: it never boots.",
             "empty": "Nothing is in it yet.",
             "missing": "The partition is not there.",
-        }.get(slot["state"], slot["state"])
+        }.get(slot["state"], sentence(slot["state"]))
     elif on_trial:
         tone = "wait"
         note = "On trial, not confirmed." if slot["booted"] else "On trial from the next boot."

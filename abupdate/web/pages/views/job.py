@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from abupdate.engine.contract import Job, Status
 from abupdate.web.pages.views.proposal import Proposal
 from abupdate.web.pages.views.situation import Kind, Situation, job_title
-from abupdate.web.pages.views.words import place
+from abupdate.web.pages.views.words import place, sentence
 
 WRITERS = ("install", "rollback", "reflash")
 
@@ -35,14 +35,16 @@ def job_view(  # noqa: PLR0911 - one case a line
             return JobView(f"{title}…", "busy", (text,) if text else ())
         case "failed":
             text = f"{runs}, as before." if job.kind in WRITERS and latest else ""
-            return JobView(f"{title} failed", "bad", (text,) if text else ())
+            return JobView(f"{title} failed", "bad", (text,) if text else (), ("again",))
         case "cancelled":
-            return JobView(f"{title} was stopped", "wait", (f"{runs}, as before.",))
+            return JobView(f"{title} was stopped", "wait", (f"{runs}, as before.",), ("again",))
         case "lost":
-            return JobView(f"{title} ended without a word", "bad", (f"{runs}.",))
+            return JobView(f"{title} ended without a word", "bad", (f"{runs}.",), ("again",))
     if plan is not None:
         if plan.refused:
-            return JobView(f"Release {plan.release} is refused here", "bad")
+            return JobView(
+                f"Release {plan.release} is refused here", "bad", (sentence(plan.refused),)
+            )
         return JobView(f"Release {plan.release}", "plain", ("Nothing is written yet.",))
     if job.kind in WRITERS and latest:
         return _became(job, status, now)

@@ -54,7 +54,7 @@ def proposal(info: dict[str, Any], status: Status) -> Proposal:
             ("Written", f"{size(info['write'])} in {count(info.get('write_files'), 'file')}")
         )
         facts.append(
-            ("Stays", f"{count(info.get('kept'), 'path')}; {info.get('removed') or 0:,} go")
+            ("Kept", f"{count(info.get('kept'), 'path')}; {info.get('removed') or 0:,} removed")
         )
     elif slot:
         facts.append(("Written", f"known after a look at all that slot {slot} holds"))

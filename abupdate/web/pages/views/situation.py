@@ -138,7 +138,7 @@ def _trial(status: Status, release: str) -> Situation:
         )
     ]
     if status.deadline is not None:
-        text.append(f"Given up without a verdict in {duration(status.deadline)}.")
+        text.append(f"Without a verdict it is given up in {duration(status.deadline)}.")
     return Situation(
         Kind.TRIAL, "wait", f"Release {release} is installed, on trial", tuple(text), None,
         ("confirm", "reject") if manual else ("trial", "reject"), release, slot,
@@ -193,7 +193,21 @@ def next_boot(report: dict[str, Any]) -> str:
         return "R"
     if boot["ustate"] == 1 and boot["trial"] in ("A", "B") and boot["countdown"] > 0:
         return str(boot["trial"])
-    return boot["slot"] if boot["slot"] in ("A", "B") else ""
+    return _without_trial(report)
+
+
+def _without_trial(report: dict[str, Any]) -> str:
+    """GRUB's rules when nothing is tried (docs/boot-state-machine.md)."""
+    boot, slots = report["boot"], report["slots"]
+    slot = boot["slot"]
+    if slot not in ("A", "B"):
+        return ""
+    other = "B" if slot == "A" else "A"
+    if slots.get(slot, {}).get("good") and (boot["limit"] == 0 or boot["countdown"] > 0):
+        return str(slot)
+    if slots.get(other, {}).get("good") and boot["failed"] != other:
+        return other
+    return "R" if report["rescue"] == "ready" else ""
 
 
 def running(jobs: list[Job]) -> Job | None:

@@ -29,6 +29,11 @@ _AHEAD: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+def step_text(name: str) -> str:
+    """A step's words, by its name."""
+    return dict(_INSTALL).get(name, name)
+
+
 @dataclass
 class Step:
     """One step. `state`: ahead, running, done or failed. `progress`: the last event of it."""

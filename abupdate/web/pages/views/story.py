@@ -152,11 +152,11 @@ def _boot(number: int, boot: dict[str, Any]) -> Boot:
     if boot.get("seconds") is not None:
         verdict += f" after {duration(boot['seconds'])}"
     said = [
-        (f"{check.get('name', 'A check')} said", str(check["output"]))
+        (f"What {check.get('name', 'a check')} printed", str(check["output"]))
         for check in boot.get("checks") or ()
         if not check.get("passed") and check.get("output")
     ]
-    for who, key in (("The kernel kept", "console"), ("The end of its log", "journal")):
+    for who, key in (("What the kernel left", "console"), ("The end of its log", "journal")):
         if boot.get(key):
             said.append((who, "\n".join(str(line) for line in boot[key][-_LINES:])))
     return Boot(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from markupsafe import Markup, escape
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_TYPED = re.compile(r"`([^`\n]+)`")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -78,6 +80,15 @@ def sentence(text: str | None) -> str:
         return ""
     text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def told(text: str) -> Markup:
+    """A message as the command line has it: what is between backticks is typed."""
+    parts = _TYPED.split(str(visible(text)))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if n % 2 else escape(part)
+        for n, part in enumerate(parts)
+    )
 
 
 def place(slot: str | None) -> str:
