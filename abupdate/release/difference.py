@@ -25,7 +25,7 @@ class PackageChange:
 
 @dataclass
 class Counts:
-    """How many paths differ, but for folders whose time alone does.
+    """How many paths differ, but for those whose time alone does.
 
     `attributes`: owner, mode or the like; their content stays.
     """
@@ -50,7 +50,9 @@ def differences(old: CommitContent, new: CommitContent) -> Differences:
     Without packages where their record is too large for a device's memory.
     """
     counts = Counts()
-    for _, kind in changed_paths(old, new):
+    for change, kind in changed_paths(old, new):
+        if change.old and change.new and change.old._replace(mtime=change.new.mtime) == change.new:
+            continue
         setattr(counts, kind, getattr(counts, kind) + 1)
     try:
         found = changed_packages(old, new, _MOST)

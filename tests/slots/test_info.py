@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,9 @@ def test_tells_what_an_install_would_do_and_changes_nothing(
         [],
     )
     assert found["transferred"] == (device.top / "2.bundle").stat().st_size
+    # The tool, by two names, and the release's name; not what was only made at another time.
+    files = {"added": 0, "removed": 0, "changed": 2, "attributes": 0}
+    assert (found["running"], found["changes"]) == ("1", {"packages": [], "files": files})
     assert everything(device) == before
     assert device.run("install", device.top / "2.bundle") == 0
     # Now it is known what B holds: all that differs is the tool and the release's name.
@@ -55,6 +59,36 @@ def test_tells_what_an_install_would_do_and_changes_nothing(
     said = capsys.readouterr().out
     assert "release    3 for testbox" in said
     assert "into slot B: 0.3 MiB in 2 files would be written" in said
+
+
+def test_tells_which_packages_change(device: BootDevice, capsys: Capsys, tmp_path: Path) -> None:
+    rootfs = make_rootfs(tmp_path / "packed", "5")
+    records = rootfs / "var/lib/dpkg"
+    records.mkdir(parents=True)
+    (records / "status").write_text("Package: curl\nStatus: install ok installed\nVersion: 8.1\n")
+    (rootfs / "usr/bin/same").unlink()  # and the file of signers is not there either
+    (rootfs / "usr/bin/su").chmod(0o755)
+    bundle = make_release(device, rootfs, "5")
+    changes = about(device, capsys, bundle.name)["changes"]
+    assert changes == {
+        "packages": [{"name": "curl", "old": None, "new": "8.1"}],
+        "files": {"added": 4, "removed": 2, "changed": 2, "attributes": 1},
+    }
+    assert device.run("info", bundle) == 0
+    said = capsys.readouterr().out
+    assert "since 1: files 4 added, 2 changed, 2 removed, 1 with other attributes" in said
+    assert "curl is new: 8.1" in said
+
+
+def test_a_store_without_the_old_release_tells_no_changes(
+    device: BootDevice, capsys: Capsys
+) -> None:
+    """What runs was lost from the store; the rest is told all the same."""
+    record = device.machine.records.slot(Slot.A)
+    assert record is not None
+    device.machine.records.write_slot(replace(record, commit="0" * 64))
+    found = about(device, capsys, "2.bundle")
+    assert (found["release"], found["running"], found["changes"]) == ("2", "1", None)
 
 
 def test_tells_why_a_release_is_refused(device: BootDevice, capsys: Capsys, tmp_path: Path) -> None:
