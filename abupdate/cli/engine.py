@@ -18,12 +18,19 @@ engine = typer.Typer(no_args_is_help=True, rich_markup_mode=None, hidden=True)
 def serve(context: typer.Context) -> None:
     """For abupdate-engine.service: answer the page's calls on /run/abupdate/engine.sock."""
     import asyncio
+    import signal
 
     from abupdate.engine import server
 
     machine = machine_of(context)
     listening = server.listen(machine.paths.runtime)
-    asyncio.run(server.serve(server.Engine(machine, _launch), listening, server.callers()))
+
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await server.serve(server.Engine(machine, _launch), listening, server.callers(), stop)
+
+    asyncio.run(until_stopped())
 
 
 @engine.command()

@@ -201,5 +201,10 @@ def log(machine: Machine, lines: int) -> list[str]:
 
 def reboot(machine: Machine) -> None:
     """Restart the device."""
-    run(["systemctl", "reboot"], timeout=30.0)
-    (machine.paths.runtime / REBOOTING).touch()
+    mark = machine.paths.runtime / REBOOTING
+    mark.touch()  # first: nobody may be there any more to do it afterwards
+    try:
+        run(["systemctl", "reboot"], timeout=30.0)
+    except AbupdateError:
+        mark.unlink(missing_ok=True)
+        raise

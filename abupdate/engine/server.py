@@ -30,6 +30,7 @@ SOCKET = "engine.sock"
 CALL_SECONDS = 10.0
 MAX_CONNECTIONS = 512
 MAX_WORKING = 16
+LAST_SECONDS = 10.0  # for calls that were begun when the engine is stopped
 _EVENTS_EVERY = 0.2  # seconds
 
 
@@ -105,17 +106,25 @@ class Engine:
         return Told(text="The device restarts.")
 
 
-async def serve(engine: Engine, listening: socket.socket, allowed: set[int]) -> None:
-    """Answer until cancelled. `allowed`: the users who may call."""
+async def serve(
+    engine: Engine, listening: socket.socket, allowed: set[int], stop: asyncio.Event | None = None
+) -> None:
+    """Answer until `stop` (or cancelled), and then what was asked before it.
+
+    `allowed`: the users who may call.
+
+    A restart of the device stops the engine while it answers who asked for that.
+    """
     slots = asyncio.Semaphore(MAX_WORKING)
     open_now = 0
+    answering: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal open_now
         open_now += 1
         try:
             if open_now <= MAX_CONNECTIONS and _user_of(writer) in allowed:
-                await _answer(engine, reader, writer, slots)
+                await _answer(engine, reader, writer, slots, answering)
         except (ConnectionError, TimeoutError):
             pass
         finally:
@@ -125,8 +134,12 @@ async def serve(engine: Engine, listening: socket.socket, allowed: set[int]) -> 
                 await asyncio.wait_for(writer.wait_closed(), CALL_SECONDS)
 
     server = await asyncio.start_unix_server(connected, sock=listening, limit=MAX_CALL)
-    async with server:
-        await server.serve_forever()
+    try:
+        await (stop or asyncio.Event()).wait()
+    finally:
+        server.close()
+    if answering:
+        await asyncio.wait(answering, timeout=LAST_SECONDS)
 
 
 def _user_of(writer: asyncio.StreamWriter) -> int:
@@ -140,12 +153,17 @@ async def _answer(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     slots: asyncio.Semaphore,
+    answering: set[asyncio.Task[None]],
 ) -> None:
+    task = asyncio.current_task()
+    assert task is not None
     try:
         name, args = await _call(engine, reader)
         if name == "events":
             await _events(engine, writer, args)
             return
+        answering.add(task)
+        task.add_done_callback(answering.discard)
         async with slots:
             found = await asyncio.to_thread(engine.calls[name][1], args)
         reply: dict[str, Any] = {"ok": _plain(found)}

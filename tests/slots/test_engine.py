@@ -29,7 +29,7 @@ from abupdate.engine.contract import MAX_CALL, EngineError, Inspect, Install, Jo
 from abupdate.engine.jobs import KEPT, Jobs, Quick
 from abupdate.engine.support import without_secrets
 from abupdate.engine.work import uploads
-from abupdate.errors import ExitCode
+from abupdate.errors import ExitCode, ProgramError
 from abupdate.run import Result, run
 from tests.slots.apart import TOP, command
 from tests.slots.boot_device import BootDevice
@@ -313,6 +313,52 @@ def test_others_may_not_call(device: BootDevice) -> None:
 
     asyncio.run(refused())
     assert (device.paths.runtime / server.SOCKET).stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.row("S45")
+def test_who_asks_for_a_restart_is_answered(
+    device: BootDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd ends the engine while it still asks systemd to restart the device."""
+    begun, go = threading.Event(), threading.Event()
+
+    def restart(words: list[str], timeout: float) -> Result | None:
+        if words != ["systemctl", "reboot"]:
+            return run(words, timeout=timeout)
+        assert (device.paths.runtime / facts.REBOOTING).exists()  # already told
+        begun.set()
+        go.wait(_SECONDS)
+        return None
+
+    monkeypatch.setattr(facts, "run", restart)
+
+    async def restarted() -> str:
+        listening, stop = server.listen(device.paths.runtime), asyncio.Event()
+        engine = server.Engine(device.machine, lambda *_: pytest.fail("no job"))
+        serving = asyncio.create_task(server.serve(engine, listening, {os.getuid()}, stop))
+        asked = asyncio.create_task(EngineClient(device.paths.runtime / server.SOCKET).reboot())
+        await asyncio.to_thread(begun.wait, _SECONDS)
+        stop.set()
+        await asyncio.sleep(0)
+        go.set()
+        told = await asyncio.wait_for(asked, _SECONDS)
+        await asyncio.wait_for(serving, _SECONDS)
+        return told.text
+
+    assert asyncio.run(restarted()) == "The device restarts."
+    (device.paths.runtime / facts.REBOOTING).unlink()
+
+
+def test_a_restart_that_is_refused_is_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(words: list[str], timeout: float) -> Result:
+        if words == ["systemctl", "reboot"]:
+            raise ProgramError(("systemctl", "reboot"), 1, "Access denied", None)
+        return run(words, timeout=timeout)
+
+    monkeypatch.setattr(facts, "run", refusing)
+    with pytest.raises(EngineError, match="Access denied"):
+        served.call(lambda it: it.reboot())
+    assert not served.call(lambda it: it.status()).rebooting
 
 
 def test_no_engine(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from abupdate.engine.contract import EngineError, Told
+from abupdate.errors import ExitCode
 from tests.web.live_server import LiveServer
 from tests.web.states import STATES, State
 
@@ -72,6 +75,44 @@ def test_each_page_is_as_a_page_should_be(state: State, tmp_path: Path) -> None:
     labelled(page, set(ids))
     safe(page)
     forms(answer.text)
+
+
+@pytest.mark.parametrize(
+    ("button", "page"),
+    [
+        ("/act/reboot", "/trial"),
+        ("/act/what-there-is-not", "/trial"),
+        ("/update/upload", "/update"),
+        ("/update/drop", "/update"),
+        ("/jobs/20260921-000001/cancel", "/jobs/20260921-000001"),
+    ],
+)
+def test_a_buttons_address_leads_to_its_page(lasting: LiveServer, button: str, page: str) -> None:
+    """As after an error, whose page is at that address and looks again by itself."""
+    lasting.engine.calls.clear()
+    with closing(lasting.logged_in()) as client:
+        answer = client.get(button)
+    assert (answer.status_code, answer.headers["Location"]) == (303, page)
+    assert lasting.engine.calls == []
+
+
+def test_a_restart_that_takes_the_engine_along(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page that waits is shown all the same, and not that something is wrong."""
+    gone = EngineError(ExitCode.DEVICE_FAULT, "The engine of abupdate does not answer.")
+
+    async def reboot(into: str = "") -> Told:
+        raise gone
+
+    monkeypatch.setattr(server.engine, "reboot", reboot)
+    with closing(server.logged_in()) as client:
+        answer = client.post("/act/reboot", data={"csrf": client.headers["X-CSRF-Token"]})
+        boot = server.engine.now.boot_id
+        assert answer.headers["Location"] == f"/trial?boot={boot}&slot=A"
+        gone.code = ExitCode.BUSY
+        answer = client.post("/act/reboot", data={"csrf": client.headers["X-CSRF-Token"]})
+        assert answer.status_code == 409
 
 
 def labelled(page: Page, ids: set[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -23,6 +24,12 @@ class _Kept(StaticFiles):
         return response
 
 
+async def _back(request: Request) -> Response:
+    """From the address of a button to its page; nothing is done."""
+    path = request.url.path
+    return RedirectResponse("/trial" if path.startswith("/act/") else path.rpartition("/")[0], 303)
+
+
 def routes(_context: WebContext) -> list[BaseRoute]:
     """All pages."""
     get, post = ["GET"], ["POST"]
@@ -38,6 +45,10 @@ def routes(_context: WebContext) -> list[BaseRoute]:
         Route("/jobs/{job}/cancel", jobs.cancel, methods=post),
         Route("/trial", trial.trial, methods=get),
         Route("/act/{what}", trial.act, methods=post),
+        # An error's page has the address of its form: asked for again, it leads to what goes on.
+        Route("/act/{what}", _back, methods=get),
+        Route("/update/{what}", _back, methods=get),
+        Route("/jobs/{job}/cancel", _back, methods=get),
         Route("/history", records.history, methods=get),
         Route("/log", records.log, methods=get),
         Route("/rescue", records.rescue, methods=get),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from abupdate.engine.contract import EngineError
+from abupdate.errors import ExitCode
 from abupdate.web.pages.render import error_page
 from abupdate.web.pages.shell import engine_of, form_of, look, page, soon
 from abupdate.web.pages.views.situation import Kind, next_boot
@@ -60,5 +62,10 @@ async def _restart(request: Request, what: str) -> Response:
     engine = engine_of(request)
     before = await engine.status()
     slot = "R" if what == "rescue" else next_boot(before.report)
-    await engine.reboot("rescue" if what == "rescue" else "")
+    try:
+        await engine.reboot("rescue" if what == "rescue" else "")
+    except EngineError as error:
+        # It may go down with the rest before it has answered: the page of the trial tells.
+        if error.code != ExitCode.DEVICE_FAULT:
+            raise
     return RedirectResponse(f"/trial?boot={before.boot_id}&slot={slot}", 303)
