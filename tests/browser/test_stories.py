@@ -266,9 +266,9 @@ def test_rescue_puts_slots_back(server: LiveServer, owner: Person) -> None:
     owner.go(scene("rescue", "/rescue")(server))
     owner.page.get_by_label("Slot A", exact=True).check()
     owner.ask("Factory reset too…")
-    owner.sees("The owner's files and changes in /etc are removed.")
+    owner.sees("the owner's files, what services keep there, and all changes in /etc")
     words = owner.page.locator("#ask-reset code").inner_text()
-    typed = owner.page.get_by_label(f"Type {words}")
+    typed = owner.page.get_by_label(f"type {words}")
     typed.fill("yes")
     owner.press("Put back")
     owner.sees(words)  # another page: what was typed is not that
@@ -278,8 +278,10 @@ def test_rescue_puts_slots_back(server: LiveServer, owner: Person) -> None:
     if not typed.is_visible():
         owner.ask("Factory reset too…")
     typed.fill(words)
+    pause_at(server, "write")
     owner.press("Put back")
-    owner.reads("Putting|put back|installed")
+    owner.reads("Putting slots back")
+    expect(owner.page.get_by_role("progressbar", name=f"Write release {OLD}")).to_be_visible()
     (wish,) = server.engine.wishes
     assert isinstance(wish, Reflash)
     assert (wish.slots, wish.factory_reset, wish.release) == ("A", True, NEW)
