@@ -6,7 +6,7 @@ import json
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from abupdate.web.limits import Limits
@@ -75,15 +75,44 @@ def _many_connections(_: Place) -> str:
         return result(told)
 
 
-def _many_streams(_: Place) -> str:
-    with _own() as place, ExitStack() as stack:
-        for _number in range(_SHORT.streams):
-            one = stack.enter_context(
-                socket.create_connection(("127.0.0.1", place.server.port), timeout=60)
-            )
-            one.sendall(place.fill(request("GET /api/v1/events", TOKEN)))
-            assert one.recv(100).startswith(b"HTTP/1.1 200 ")
-        return result(place.send(request("GET /api/v1/events", TOKEN)))
+def _many_streams(at_once: bool) -> Callable[[Place], str]:
+    """One more than there may be, one after the other; or many more at the same moment."""
+
+    def act(_: Place) -> str:
+        with _own() as place, ExitStack() as stack:
+            server, wanted = place.server, place.fill(request("GET /api/v1/events", TOKEN))
+            many = _SHORT.per_address - 1 if at_once else _SHORT.streams + 1
+            open_now = [
+                stack.enter_context(
+                    socket.create_connection(("127.0.0.1", server.port), timeout=60)
+                )
+                for _number in range(many)
+            ]
+            with server.stalled() if at_once else nullcontext():
+                for one in open_now:
+                    one.sendall(wanted)
+                    if not at_once:
+                        told = _status_of(one)
+            if at_once:
+                found = [_status_of(one) for one in open_now]
+                assert found.count("200") == _SHORT.streams, found
+                told = min(set(found) - {"200"})
+            stack.close()
+            assert until(lambda: server.context.streams == 0)
+            return told
+
+    return act
+
+
+def _status_of(connection: socket.socket) -> str:
+    """Of the answer whose beginning has come; it may be one without an end."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = connection.recv(4096)
+        if not data:
+            break
+        head += data
+    return result(head)
 
 
 def _guessed(line: str, wrong: str, right: str) -> Callable[[Place], str]:
@@ -194,7 +223,9 @@ NUMBER = Group(
     (
         Attack("more connections than one address may have", "503", _many_connections,
                "256 of one address, 512 in all; who comes when they are gone is served"),
-        Attack("more watchers than there may be", "503", _many_streams, "300"),
+        Attack("more watchers than there may be", "503", _many_streams(at_once=False), "300"),
+        Attack("many more watchers at the same moment", "503", _many_streams(at_once=True),
+               "no more are let in than one after the other"),
     ),
 )  # fmt: skip
 GUESSES = Group(

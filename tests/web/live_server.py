@@ -8,7 +8,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,6 +87,18 @@ class LiveServer:
     def connections(self) -> int:
         """How many are open."""
         return self.do(lambda: len(self._server.server_state.connections))
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """The server does nothing meanwhile; what came until then, it finds all at once."""
+        go = threading.Event()
+        self.do(lambda: None)
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(go.wait, 60)
+        try:
+            yield
+        finally:
+            go.set()
 
     def stop(self) -> None:
         """End the server, as a signal does."""
