@@ -27,6 +27,7 @@ class Limits:
     window: float = 60.0  # in which so much of it must come:
     window_bytes: int = 16 << 10
     body: float = 30.0  # until all of a body is there that is no upload
+    drain: float = 2.0  # for which a body is read on that was refused
     unread: float = 60.0  # for which an answer may wait for a client that does not read
     connections: int = 512
     per_address: int = 256

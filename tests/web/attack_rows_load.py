@@ -16,21 +16,26 @@ from tests.web.live_server import PASSWORD, LiveServer, read_all, until
 # Those of a device are longer: tests have no half minute for each.
 _SHORT = Limits(head=0.4, silence=0.4, window=0.3, window_bytes=1 << 20, body=0.5, unread=0.4,
                 connections=40, per_address=10, streams=2)  # fmt: skip
+# With one limit alone: another one would end it too, and nobody would miss this one.
+_BODY = Limits(body=0.5, silence=600, window=600)
 _PUT = "PUT /api/v1/bundle"
+_AGAIN = request("GET /login").replace("Connection: close", "Connection: keep-alive")
 _EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[2J"
 
 
 @contextmanager
-def _own() -> Iterator[Place]:
+def _own(limits: Limits = _SHORT) -> Iterator[Place]:
     """A server with short limits, for one attack."""
-    with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder), limits=_SHORT) as server:
+    with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder), limits=limits) as server:
         yield Place(server)
 
 
-def _held(text: str, more: bytes = b"") -> Callable[[Place], str]:
+def _held(
+    text: str, more: bytes = b"", before: str = "", limits: Limits = _SHORT
+) -> Callable[[Place], str]:
     def act(_: Place) -> str:
-        with _own() as place:
-            told = hold(place, text, more)
+        with _own(limits) as place:
+            told = hold(place, text, more, before=before)
             after = place.send(request("GET /api/v1/status", TOKEN))
             assert after.startswith(b"HTTP/1.1 200 ")
             return told
@@ -208,13 +213,16 @@ TIME = Group(
     (
         Attack("headers, a byte now and then (slowloris)", "closed",
                _held("GET / HTTP/1.1\r\nX: ", b"a"), "after 10 seconds on a device"),
+        Attack("the same, behind a request that was answered", "closed",
+               _held("GET / HTTP/1.1\r\nX: ", b"a", before=_AGAIN), "the same"),
         Attack("a connection that says nothing", "closed", _held(""), "after 10 seconds"),
         Attack("an upload that stops", "408", _held(_announced(_PUT, TOKEN) + "x"),
                "after 30 seconds without a byte"),
         Attack("an upload, a byte now and then", "408", _held(_announced(_PUT, TOKEN), b"x"),
                "when less than 16 KiB came in a minute"),
         Attack("a login, a byte now and then", "408",
-               _held(_announced("POST /login", FORM + OWN), b"a"), "after 30 seconds"),
+               _held(_announced("POST /login", FORM + OWN), b"a", limits=_BODY),
+               "after 30 seconds"),
         Attack("an answer that nobody reads", "closed", _unread, "after a minute"),
     ),
 )  # fmt: skip
