@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 
+import httpx
+import pytest
+
+from abupdate.web import tls
 from abupdate.web.limits import Limits
 from tests.web.attacks import FORM, OWN, TOKEN, Attack, Group, Place, hold, request, result
 from tests.web.live_server import PASSWORD, LiveServer, read_all, until
@@ -120,6 +124,56 @@ def _status_of(connection: socket.socket) -> str:
     return result(head)
 
 
+@contextmanager
+def _own_tls(limits: Limits) -> Iterator[LiveServer]:
+    """The same with TLS, and the server alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = tls.self_made(Path(folder), ())
+        with LiveServer(Path(folder) / "web", limits=limits, files=files) as server:
+            yield server
+            # Who is honest is served then.
+            assert until(lambda: _login_page(server) == 200)
+
+
+def _login_page(server: LiveServer) -> int:
+    with closing(server.browser()) as client:
+        try:
+            return client.get("/login").status_code
+        except httpx.TransportError:
+            return 0
+
+
+def _silent_handshake(_: Place) -> str:
+    with _own_tls(_SHORT) as server, socket.socket() as connection:
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", server.port))
+        try:
+            return "closed" if connection.recv(1) == b"" else "answered"
+        except TimeoutError:
+            return "still open after half a minute"
+
+
+def _many_handshakes(_: Place) -> str:
+    few = Limits(handshakes_per_address=3)
+    with _own_tls(few) as server, ExitStack() as stack:
+        begun = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            for _number in range(few.handshakes_per_address + 1)
+        ]
+        *kept, last = begun
+        try:
+            told = "closed" if last.recv(1) == b"" else "answered"
+        except ConnectionResetError:
+            told = "closed"
+        except TimeoutError:
+            told = "let in"
+        for one in kept:  # these have ten seconds yet
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)
+        return told
+
+
 def _guessed(line: str, wrong: str, right: str) -> Callable[[Place], str]:
     """Wrong ones until one has to wait, and then the right one."""
 
@@ -216,6 +270,8 @@ TIME = Group(
         Attack("the same, behind a request that was answered", "closed",
                _held("GET / HTTP/1.1\r\nX: ", b"a", before=_AGAIN), "the same"),
         Attack("a connection that says nothing", "closed", _held(""), "after 10 seconds"),
+        Attack("a TLS handshake that never begins", "closed", _silent_handshake,
+               "after 10 seconds"),
         Attack("an upload that stops", "408", _held(_announced(_PUT, TOKEN) + "x"),
                "after 30 seconds without a byte"),
         Attack("an upload, a byte now and then", "408", _held(_announced(_PUT, TOKEN), b"x"),
@@ -231,6 +287,8 @@ NUMBER = Group(
     (
         Attack("more connections than one address may have", "503", _many_connections,
                "256 of one address, 512 in all; who comes when they are gone is served"),
+        Attack("more TLS handshakes that have not ended than one address may have", "closed",
+               _many_handshakes, "64 of one address, 256 in all"),
         Attack("more watchers than there may be", "503", _many_streams(at_once=False), "300"),
         Attack("many more watchers at the same moment", "503", _many_streams(at_once=True),
                "no more are let in than one after the other"),
