@@ -110,9 +110,9 @@ class Body:
             data += message.get("body", b"")
         return data
 
-    async def drain(self, most: int = 1 << 20, seconds: float = 2.0) -> None:
+    async def drain(self, most: int = 1 << 20) -> None:
         """Read on for a moment: who still sends can then read the answer."""
-        end, came = time.monotonic() + seconds, 0
+        end, came = time.monotonic() + self._limits.drain, 0
         while not self.complete and came < most and (left := end - time.monotonic()) > 0:
             try:
                 async with asyncio.timeout(left):

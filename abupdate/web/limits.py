@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from abupdate.web.handshakes import Handshakes
 from abupdate.web.headers import refusal
 from abupdate.web.rawbody import RawProtocol
 
@@ -27,16 +28,19 @@ class Limits:
     window: float = 60.0  # in which so much of it must come:
     window_bytes: int = 16 << 10
     body: float = 30.0  # until all of a body is there that is no upload
+    drain: float = 2.0  # for which a body is read on that was refused
     unread: float = 60.0  # for which an answer may wait for a client that does not read
     connections: int = 512
     per_address: int = 256
+    handshakes: int = 256  # of TLS, that have not ended; `head` is their time
+    handshakes_per_address: int = 64
     streams: int = 300  # of events
 
 
 _FULL = refusal("503 Service Unavailable", "Too many connections for now.", "Retry-After: 5\r\n")
 
 
-def bounded_protocol(limits: Limits) -> type[RawProtocol]:
+def bounded_protocol(limits: Limits, handshakes: Handshakes | None = None) -> type[RawProtocol]:
     """uvicorn's protocol with ends for those who send headers, or read answers, too slowly."""
     open_now: Counter[str] = Counter()
 
@@ -47,6 +51,8 @@ def bounded_protocol(limits: Limits) -> type[RawProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if handshakes is not None:
+                handshakes.ended(transport.get_extra_info("peername"))
             address = self.client[0] if self.client else ""
             if open_now.total() >= limits.connections or open_now[address] >= limits.per_address:
                 transport.write(_FULL)

@@ -14,6 +14,7 @@ import uvicorn
 from abupdate.errors import DeviceFaultError, RefusedError, UsageError
 from abupdate.web.app import make_app
 from abupdate.web.context import WebContext
+from abupdate.web.handshakes import Handshakes, TlsServer
 from abupdate.web.limits import HEAD, bounded_protocol
 
 _FIRST = 3  # the first descriptor that systemd hands over (sd_listen_fds(3))
@@ -68,9 +69,11 @@ def refuse_root() -> None:
 def server_of(context: WebContext, files: tuple[Path, Path] | None) -> uvicorn.Server:
     """The server of this context; `files`: certificate and key."""
     context.secure = files is not None
+    limits = context.limits
+    handshakes = Handshakes(limits.head, limits.handshakes, limits.handshakes_per_address)
     config = uvicorn.Config(
         make_app(context),
-        http=bounded_protocol(context.limits),
+        http=bounded_protocol(limits, handshakes if files else None),
         ws="none",
         loop="asyncio",
         log_config=None,
@@ -85,7 +88,7 @@ def server_of(context: WebContext, files: tuple[Path, Path] | None) -> uvicorn.S
         ssl_certfile=str(files[0]) if files else None,
         ssl_keyfile=str(files[1]) if files else None,
     )
-    return uvicorn.Server(config)
+    return TlsServer(config, handshakes) if files else uvicorn.Server(config)
 
 
 def serve(

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from abupdate.engine.contract import EngineError
 from abupdate.web.calls import as_json
-from abupdate.web.context import context_of
+from abupdate.web.context import WebContext, context_of
 from abupdate.web.problem import RefusalError
 
 HEARTBEAT = 15.0  # seconds without an event, after which a comment says that we are still there
@@ -37,22 +38,37 @@ def last_seen(request: Request) -> int:
 
 
 def stream(request: Request, events: AsyncIterator[str]) -> Response:
-    """The answer that gives these events. Raises `RefusalError` (503) when there are too many."""
+    """The answer that gives these events; it is a refusal (503) when there are too many."""
     context = context_of(request)
     if request.method == "HEAD":  # its answer ends here
         return Response(media_type="text/event-stream")
-    if context.streams >= context.limits.streams:
-        raise RefusalError(
-            503, "Too many watch this device already.", headers={"Retry-After": "10"}
-        )
-    return StreamingResponse(
-        _lines(request, events), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
-    )
+    return _Stream(
+        context, _lines(request, events), media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
+    )  # fmt: skip
+
+
+class _Stream(StreamingResponse):
+    """Counted before anything else can run: of many that come at once no more are let in."""
+
+    def __init__(self, context: WebContext, lines: AsyncIterator[str], **more: Any) -> None:
+        super().__init__(lines, **more)
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = self._context
+        if context.streams >= context.limits.streams:
+            raise RefusalError(
+                503, "Too many watch this device already.", headers={"Retry-After": "10"}
+            )
+        context.streams += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            context.streams -= 1
 
 
 async def _lines(request: Request, events: AsyncIterator[str]) -> AsyncIterator[str]:
-    context = context_of(request)
-    context.streams += 1
     try:
         yield f"retry: {AGAIN}\n\n"
         async with contextlib.aclosing(_or_silence(events, HEARTBEAT)) as lines:
@@ -63,8 +79,6 @@ async def _lines(request: Request, events: AsyncIterator[str]) -> AsyncIterator[
                 yield line if line is not None else ": still here\n\n"
     except EngineError as error:
         yield event("gone", {"detail": error.message, "hint": error.hint})
-    finally:
-        context.streams -= 1
 
 
 def _may_still(request: Request) -> bool:

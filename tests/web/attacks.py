@@ -6,6 +6,7 @@ of them (`python -m tests.web.attacks`).
 
 from __future__ import annotations
 
+import http.client
 import socket
 import sys
 from collections.abc import Callable
@@ -136,10 +137,19 @@ def check_headers(answer: bytes) -> None:
     assert not any(line.startswith(("server:", "access-control-")) for line in head), head
 
 
-def hold(place: Place, text: str, more: bytes = b"", every: float = 0.05) -> str:
-    """Send a request's beginning, then `more` again and again, until the server has enough."""
+def hold(place: Place, text: str, more: bytes = b"", every: float = 0.05, before: str = "") -> str:
+    """Send a request's beginning, then `more` again and again, until the server has enough.
+
+    `before`: a whole request, which is answered first on the same connection.
+    """
     data = place.fill(text)
-    with socket.create_connection(("127.0.0.1", place.server.port), timeout=every) as connection:
+    with socket.create_connection(("127.0.0.1", place.server.port), timeout=60) as connection:
+        if before:
+            connection.sendall(place.fill(before))
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.read() and not answer.will_close
+        connection.settimeout(every)
         connection.sendall(data)
         for _ in range(1200):
             try:

@@ -8,7 +8,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import httpx
 
 from abupdate.config import WebSection
 from abupdate.web.context import WebContext
+from abupdate.web.handshakes import TlsServer
 from abupdate.web.limits import Limits
 from abupdate.web.server import server_of
 from tests.web.fake_engine import NOW, FakeEngine
@@ -45,6 +47,7 @@ class LiveServer:
         *,
         limits: Limits | None = None,
         files: tuple[Path, Path] | None = None,
+        address: str = "127.0.0.1",
         **settings: Any,
     ) -> None:
         self.engine = engine or FakeEngine()
@@ -57,7 +60,8 @@ class LiveServer:
             self.context.passwords.set(PASSWORD)
         self.token = self.context.tokens.add(secrets.token_hex(4), False)
         self._server = server_of(self.context, files)
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.create_server((address, 0), family=family)
         self.port: int = self._socket.getsockname()[1]
         self.secure = files is not None
         self.host = f"127.0.0.1:{self.port}"
@@ -86,6 +90,24 @@ class LiveServer:
     def connections(self) -> int:
         """How many are open."""
         return self.do(lambda: len(self._server.server_state.connections))
+
+    def handshakes(self) -> int:
+        """How many of TLS have not ended."""
+        server = self._server
+        assert isinstance(server, TlsServer)
+        return self.do(lambda: len(server.handshakes))
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """The server does nothing meanwhile; what came until then, it finds all at once."""
+        go = threading.Event()
+        self.do(lambda: None)
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(go.wait, 60)
+        try:
+            yield
+        finally:
+            go.set()
 
     def stop(self) -> None:
         """End the server, as a signal does."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from abupdate.web.limits import Limits
 from tests.web import attacks
 from tests.web.attacks import Attack, Place, request
 from tests.web.live_server import LiveServer, until
@@ -20,7 +21,8 @@ _CHANGES = ("start", "cancel", "confirm", "reject", "acknowledge", "arm", "reboo
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with LiveServer(tmp_path_factory.mktemp("attacked") / "web") as server:
+    folder = tmp_path_factory.mktemp("attacked") / "web"
+    with LiveServer(folder, limits=Limits(drain=0.1)) as server:
         yield Place(server)
 
 

@@ -15,7 +15,7 @@ from abupdate.config import WebSection, WebTls
 from abupdate.errors import UsageError
 from abupdate.run import run
 from abupdate.web import tls
-from tests.web.live_server import PASSWORD, LiveServer
+from tests.web.live_server import PASSWORD, LiveServer, until
 
 
 def made(folder: Path, days: int, name: str = "box.example") -> tuple[Path, Path]:
@@ -104,6 +104,28 @@ def test_who_comes_by_https_is_served_and_others_are_not(tmp_path: Path) -> None
             plain = {"Origin": f"http://localhost:{server.port}"}
             assert client.post("/login", data={"password": "x"}, headers=plain).status_code == 403
         assert server.talk(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", wait=False) == b""
+
+
+@pytest.mark.row("S46")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
+def test_a_connection_is_no_handshake_any_more(
+    tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    """Nor is it cut when the time for one is over."""
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    if family == socket.AF_INET6 and not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    files = made(tmp_path, 100, "localhost")
+    trust = ssl.create_default_context(cafile=str(files[0]))
+    with (
+        LiveServer(tmp_path / "web", files=files, address=host) as server,
+        socket.create_connection((host, server.port), timeout=30) as connection,
+    ):
+        until(lambda: server.handshakes() == 1)
+        with trust.wrap_socket(connection, server_hostname="localhost") as secure:
+            secure.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert secure.recv(100).startswith(b"HTTP/1.1 200 ")
+            assert server.handshakes() == 0 and server.connections() == 1
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
