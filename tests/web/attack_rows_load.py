@@ -1,8 +1,7 @@
-"""Attacks by time and number: slow ones, many at once, guesses, and texts that others display."""
+"""Attacks by time and number: slow ones, many at once, and guesses."""
 
 from __future__ import annotations
 
-import json
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,11 +23,10 @@ _SHORT = Limits(head=0.4, silence=0.4, window=0.3, window_bytes=1 << 20, body=0.
 _BODY = Limits(body=0.5, silence=600, window=600)
 _PUT = "PUT /api/v1/bundle"
 _AGAIN = request("GET /login").replace("Connection: close", "Connection: keep-alive")
-_EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[2J"
 
 
 @contextmanager
-def _own(limits: Limits = _SHORT) -> Iterator[Place]:
+def own(limits: Limits = _SHORT) -> Iterator[Place]:
     """A server with short limits, for one attack."""
     with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder), limits=limits) as server:
         yield Place(server)
@@ -38,7 +36,7 @@ def _held(
     text: str, more: bytes = b"", before: str = "", limits: Limits = _SHORT
 ) -> Callable[[Place], str]:
     def act(_: Place) -> str:
-        with _own(limits) as place:
+        with own(limits) as place:
             told = hold(place, text, more, before=before)
             after = place.send(request("GET /api/v1/status", TOKEN))
             assert after.startswith(b"HTTP/1.1 200 ")
@@ -53,7 +51,7 @@ def _announced(line: str, headers: str) -> str:
 
 def _unread(_: Place) -> str:
     """Ask for much, and read nothing of it."""
-    with _own() as place, socket.socket() as connection:
+    with own() as place, socket.socket() as connection:
         server = place.server
         server.engine.log_now = ["x" * 4000] * 5000
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -66,7 +64,7 @@ def _unread(_: Place) -> str:
 
 
 def _many_connections(_: Place) -> str:
-    with _own() as place, ExitStack() as stack:
+    with own() as place, ExitStack() as stack:
         server = place.server
         wanted = place.fill(request("GET /api/v1/status", TOKEN))
         for _number in range(_SHORT.per_address + 1):
@@ -88,7 +86,7 @@ def _many_streams(at_once: bool) -> Callable[[Place], str]:
     """One more than there may be, one after the other; or many more at the same moment."""
 
     def act(_: Place) -> str:
-        with _own() as place, ExitStack() as stack:
+        with own() as place, ExitStack() as stack:
             server, wanted = place.server, place.fill(request("GET /api/v1/events", TOKEN))
             many = _SHORT.per_address - 1 if at_once else _SHORT.streams + 1
             open_now = [
@@ -178,7 +176,7 @@ def _guessed(line: str, wrong: str, right: str) -> Callable[[Place], str]:
     """Wrong ones until one has to wait, and then the right one."""
 
     def act(_: Place) -> str:
-        with _own() as place:
+        with own() as place:
             code = place.server.do(place.server.context.passwords.new_code)
             statuses = [_said(place, line, wrong) for _ in range(6)]
             assert statuses[-1] == "429" and set(statuses[:-1]) == {"403"}
@@ -206,60 +204,12 @@ def _fixed(place: Place) -> str:
 
 def _outlived(_: Place) -> str:
     """The password is changed at the console, as after a theft."""
-    with _own() as place:
+    with own() as place:
         headers = "Cookie: abupdate={cookie}\r\n"
         status = request("GET /api/v1/status", headers)
         assert result(place.send(status)) == "200"
         place.server.context.passwords.set(PASSWORD + " another")
         return result(place.send(status))
-
-
-def _shown(path: str, put: Callable[[LiveServer], object]) -> Callable[[Place], str]:
-    """Whether a page shows a text as what it is."""
-
-    def act(_: Place) -> str:
-        with _own() as place:
-            put(place.server)
-            with closing(place.server.logged_in()) as client:
-                found = client.get(path.replace("{job}", _inspected(place)))
-            assert found.status_code == 200, found.text
-            if _EVIL[:10] in found.text or "\x1b" in found.text:
-                return "taken for a part of the page"
-            return "shown as text" if "&lt;img src=x onerror" in found.text else "not shown"
-
-    return act
-
-
-def _inspected(place: Place) -> str:
-    """A job that has looked into an upload."""
-    with place.server.script() as client:
-        upload = client.put("/api/v1/bundle", content=b"x").json()["id"]
-        job = client.post("/api/v1/jobs", json={"kind": "inspect", "upload": upload}).json()["id"]
-        until(lambda: client.get(f"/api/v1/jobs/{job}").json()["state"] == "done")
-        return str(job)
-
-
-def _forged(place: Place) -> str:
-    """A path with a line's end and an escape, in what is written down of the attempt."""
-    place.send(request('POST /what%0a{"who":"owner"}%1b[2J', TOKEN))
-    audit = place.server.context.state / "audit.jsonl"
-    *_, last = audit.read_text(encoding="ascii").splitlines()
-    told = json.loads(last)
-    assert told["who"] != "owner" and told["action"].startswith("POST /what\n")
-    return "one line of JSON" if last.isprintable() else "steers a terminal"
-
-
-def _set_info(key: str) -> Callable[[LiveServer], None]:
-    return lambda server: server.engine.info.update({key: _EVIL})
-
-
-def _set_history(server: LiveServer) -> None:
-    first = server.engine.history_now[0]
-    server.engine.history_now = [first.model_copy(update={"release": _EVIL})]
-
-
-def _set_log(server: LiveServer) -> None:
-    server.engine.log_now = [_EVIL]
 
 
 TIME = Group(
@@ -308,22 +258,4 @@ GUESSES = Group(
         Attack("a stolen cookie after the password was changed", "401", _outlived),
     ),
 )  # fmt: skip
-TEXTS = Group(
-    "Texts that others display",
-    (
-        *(
-            Attack(f"HTML as the {name} of a signed bundle", "shown as text",
-                   _shown("/jobs/{job}",
-                          _set_info(key)))
-            for name, key in (("version", "release"), ("product", "compatible"),
-                              ("signer", "signer"), ("release that it needs", "min_from"))
-        ),
-        Attack("HTML as a release in the history", "shown as text",
-               _shown("/history", _set_history)),
-        Attack("HTML in the log", "shown as text", _shown("/log", _set_log)),
-        Attack("a line break and an escape in a path", "one line of JSON", _forged,
-               "in the audit log, under the name of who asked"),
-    ),
-)  # fmt: skip
-
-GROUPS = (TIME, NUMBER, GUESSES, TEXTS)
+GROUPS = (TIME, NUMBER, GUESSES)

@@ -167,9 +167,10 @@ def hold(place: Place, text: str, more: bytes = b"", every: float = 0.05, before
 
 def groups() -> tuple[Group, ...]:
     """All attacks."""
-    from tests.web import attack_rows, attack_rows_browser, attack_rows_load
+    from tests.web import attack_rows, attack_rows_browser, attack_rows_load, attack_rows_texts
 
-    return (*attack_rows_browser.GROUPS, *attack_rows.GROUPS, *attack_rows_load.GROUPS)
+    parts = (attack_rows_browser, attack_rows, attack_rows_load, attack_rows_texts)
+    return tuple(group for part in parts for group in part.GROUPS)
 
 
 def document() -> str:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import pty
 import re
 import stat
 import subprocess
@@ -18,6 +19,7 @@ from abupdate.cli import web as cli
 from abupdate.cli.main import main
 from abupdate.paths import Paths
 from abupdate.update.slots import Machine
+from abupdate.web import tls
 from abupdate.web.auth import Passwords, Tokens
 
 CODE = re.compile(r"[A-Z0-9]{4}-[A-Z0-9]{4}-[A-Z0-9]{4}\n")
@@ -122,6 +124,73 @@ def test_tokens_are_added_listed_and_removed(
     assert main(["web", "token", "remove", "nobody"], machine=machine) == 3
     assert main(["web", "token", "remove", "backup"], machine=machine) == 0
     assert Tokens(state / "tokens.json").of_header(f"Bearer {token}") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_writes_is_the_servers(
+    machine: Machine, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.mkdir(mode=0o700)
+    os.chown(state, 65534, 65534)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("long enough by far\n"))
+    for words in (["code"], ["password"], ["token", "add", "backup"], ["code", "--new"]):
+        assert main(["web", *words], machine=machine) == 0
+    found = {path.name: path.stat() for path in state.iterdir()}
+    assert set(found) == {"code", "password", "tokens.json"}
+    for name, one in found.items():
+        assert (one.st_uid, one.st_gid, stat.S_IMODE(one.st_mode)) == (65534, 65534, 0o600), name
+
+
+def test_a_password_is_asked_for_twice_and_not_shown(machine: Machine, state: Path) -> None:
+    """At a terminal: what is typed is not on it."""
+    words = ("long enough by far", "another one by far", "long enough by far", "long enough by far")
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from abupdate.cli.main import main\n"
+        "from abupdate.paths import Paths\n"
+        "from abupdate.update.slots import Machine\n"
+        f"top = Path({str(machine.paths.root)!r})\n"
+        "paths = Paths(root=top, data=top / 'data', runtime=top / 'run', cmdline=top / 'cmdline')\n"
+        "sys.exit(main(['web', 'password'], machine=Machine(paths)))\n"
+    )
+    mine, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=its, stdout=its, stderr=its, start_new_session=True
+    ) as person:
+        os.close(its)
+        shown = b""
+        for asked, word in enumerate(words, 1):
+            while shown.count(b": ") < asked + (asked > 2):  # the two are not the same: a line more
+                shown += os.read(mine, 1000)
+            os.write(mine, f"{word}\n".encode())
+        while b"The password is set" not in shown:
+            shown += os.read(mine, 1000)
+        assert person.wait(60) == 0
+    os.close(mine)
+    assert b"by far" not in shown
+    assert asyncio.run(Passwords(state).check("long enough by far"))
+
+
+def test_a_code_comes_with_the_certificates_fingerprint(
+    machine: Machine, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "etc/abupdate").mkdir(parents=True)
+    (tmp_path / "etc/abupdate/config.toml").write_text('[web]\ntls = "self"\n')
+    assert main(["web", "code"], machine=machine) == 0
+    assert "Certificate" not in capsys.readouterr().err  # the server makes it at its first start
+    cert, _ = tls.self_made(state, ())
+    assert main(["web", "code"], machine=machine) == 0
+    told = capsys.readouterr()
+    assert CODE.fullmatch(told.out) and f"SHA-256: {tls.fingerprint(cert)}\n" in told.err
+
+
+@pytest.mark.parametrize(
+    "words", [["tokens"], ["token"], ["token", "add"], ["code", "--old"], ["password", "secret"]]
+)
+def test_what_makes_no_sense_is_refused(machine: Machine, state: Path, words: list[str]) -> None:
+    assert main(["web", *words], machine=machine) == 2
+    assert not state.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
