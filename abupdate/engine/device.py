@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from abupdate.update.slots import Booted, Machine
 
 HEALTH_SECONDS = 5.0
 REBOOTING = "rebooting"
+ANSWERED = 2.0  # seconds in which an answer has come to whoever asked
 _ROLES: dict[str, Literal["rescue", "boot", "data", "bios"]] = {
     BIOS: "bios", BOOT: "boot", RESCUE: "rescue", DATA: "data",
 }  # fmt: skip
@@ -200,11 +202,20 @@ def log(machine: Machine, lines: int) -> list[str]:
 
 
 def reboot(machine: Machine) -> None:
-    """Restart the device."""
-    mark = machine.paths.runtime / REBOOTING
-    mark.touch()  # first: nobody may be there any more to do it afterwards
-    try:
-        run(["systemctl", "reboot"], timeout=30.0)
-    except AbupdateError:
-        mark.unlink(missing_ok=True)
-        raise
+    """Restart the device, `ANSWERED` seconds from now: who asked for that is told before.
+
+    systemd ends the page, and its connections, in the same moment in which it is asked.
+    """
+    mark, ask = machine.paths.runtime / REBOOTING, run
+    mark.touch()
+
+    def restart() -> None:
+        try:
+            ask(["systemctl", "reboot"], timeout=30.0)
+        except AbupdateError as error:
+            mark.unlink(missing_ok=True)
+            print(f"The device does not restart: {error.message}", file=sys.stderr, flush=True)
+
+    later = threading.Timer(ANSWERED, restart)
+    later.daemon = True
+    later.start()

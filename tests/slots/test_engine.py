@@ -25,7 +25,16 @@ from abupdate import failpoints
 from abupdate.engine import device as facts
 from abupdate.engine import server
 from abupdate.engine.client import EngineClient
-from abupdate.engine.contract import MAX_CALL, EngineError, Inspect, Install, Job, Repair, Rollback
+from abupdate.engine.contract import (
+    MAX_CALL,
+    EngineError,
+    HistoryItem,
+    Inspect,
+    Install,
+    Job,
+    Repair,
+    Rollback,
+)
 from abupdate.engine.jobs import KEPT, Jobs, Quick
 from abupdate.engine.support import without_secrets
 from abupdate.engine.work import uploads
@@ -121,7 +130,7 @@ def no_restart(words: list[str], timeout: float) -> Result | None:
 @pytest.fixture
 def served(device: BootDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     shutil.rmtree(device.paths.runtime / "jobs", ignore_errors=True)
-    monkeypatch.setattr(facts, "run", no_restart)
+    monkeypatch.setattr(facts, "run", no_restart)  # kept by a restart that is to come, too
     found = Served(device)
     yield found
     found.stop()
@@ -316,49 +325,71 @@ def test_others_may_not_call(device: BootDevice) -> None:
 
 
 @pytest.mark.row("S45")
-def test_who_asks_for_a_restart_is_answered(
-    device: BootDevice, monkeypatch: pytest.MonkeyPatch
+def test_who_asks_for_a_restart_is_answered_before(
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """systemd ends the engine while it still asks systemd to restart the device."""
-    begun, go = threading.Event(), threading.Event()
+    """systemd ends the page and the engine as soon as it is asked to restart the device."""
+    asked, answered = threading.Event(), threading.Event()
 
     def restart(words: list[str], timeout: float) -> Result | None:
         if words != ["systemctl", "reboot"]:
             return run(words, timeout=timeout)
-        assert (device.paths.runtime / facts.REBOOTING).exists()  # already told
-        begun.set()
-        go.wait(_SECONDS)
+        assert answered.wait(_SECONDS)
+        asked.set()
         return None
 
     monkeypatch.setattr(facts, "run", restart)
-
-    async def restarted() -> str:
-        listening, stop = server.listen(device.paths.runtime), asyncio.Event()
-        engine = server.Engine(device.machine, lambda *_: pytest.fail("no job"))
-        serving = asyncio.create_task(server.serve(engine, listening, {os.getuid()}, stop))
-        asked = asyncio.create_task(EngineClient(device.paths.runtime / server.SOCKET).reboot())
-        await asyncio.to_thread(begun.wait, _SECONDS)
-        stop.set()
-        await asyncio.sleep(0)
-        go.set()
-        told = await asyncio.wait_for(asked, _SECONDS)
-        await asyncio.wait_for(serving, _SECONDS)
-        return told.text
-
-    assert asyncio.run(restarted()) == "The device restarts."
-    (device.paths.runtime / facts.REBOOTING).unlink()
+    monkeypatch.setattr(facts, "ANSWERED", 0.01)
+    assert served.call(lambda it: it.reboot()).text == "The device restarts."
+    assert served.call(lambda it: it.status()).rebooting
+    answered.set()
+    assert asked.wait(_SECONDS)
 
 
-def test_a_restart_that_is_refused_is_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_that_does_not_come_is_not_waited_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refusing(words: list[str], timeout: float) -> Result:
         if words == ["systemctl", "reboot"]:
             raise ProgramError(("systemctl", "reboot"), 1, "Access denied", None)
         return run(words, timeout=timeout)
 
     monkeypatch.setattr(facts, "run", refusing)
-    with pytest.raises(EngineError, match="Access denied"):
-        served.call(lambda it: it.reboot())
-    assert not served.call(lambda it: it.status()).rebooting
+    monkeypatch.setattr(facts, "ANSWERED", 0.01)
+    served.call(lambda it: it.reboot())
+    until = time.monotonic() + _SECONDS
+    while served.call(lambda it: it.status()).rebooting:
+        assert time.monotonic() < until
+    assert "Access denied" in capsys.readouterr().err
+
+
+def test_what_was_asked_before_the_engine_ends_is_answered(
+    device: BootDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> list[HistoryItem]:
+        begun.set()
+        go.wait(_SECONDS)
+        return []
+
+    monkeypatch.setattr(facts, "history", slow)
+
+    async def stopped() -> list[HistoryItem]:
+        listening, stop = server.listen(device.paths.runtime), asyncio.Event()
+        engine = server.Engine(device.machine, lambda *_: pytest.fail("no job"))
+        serving = asyncio.create_task(server.serve(engine, listening, {os.getuid()}, stop))
+        client = EngineClient(device.paths.runtime / server.SOCKET)
+        asked = asyncio.create_task(client.history())
+        await asyncio.to_thread(begun.wait, _SECONDS)
+        stop.set()
+        await asyncio.sleep(0)
+        go.set()
+        told = await asyncio.wait_for(asked, _SECONDS)
+        await asyncio.wait_for(serving, _SECONDS)
+        return told
+
+    assert asyncio.run(stopped()) == []
 
 
 def test_no_engine(tmp_path: Path) -> None:
