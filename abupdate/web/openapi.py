@@ -70,9 +70,10 @@ def _operation(call: Call, schemas: dict[Any, Any]) -> dict[str, Any]:
     good: dict[str, Any] = {"description": http.HTTPStatus(call.status).phrase}
     if call.gives is not None:
         good["content"] = {call.media: {"schema": schemas[(_name(call), "gives")]}}
+    elif call.media == "text/event-stream":
+        good["content"] = {call.media: {}}  # 3.1 has no word for many events in one answer
     elif call.status != 204:
-        kind = {"type": "string"}
-        good["content"] = {call.media: {"schema": kind}}
+        good["content"] = {call.media: {"schema": {"type": "string", "format": "binary"}}}
     if call.headers:
         good["headers"] = {
             name: {"description": text, "schema": {"type": "string"}}

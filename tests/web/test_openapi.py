@@ -12,12 +12,15 @@ from schemathesis.specs.openapi import checks
 
 from abupdate.web import openapi
 from abupdate.web.api import calls
-from tests.web.live_server import LiveServer
+from tests.web.live_server import LiveServer, until
 
 DOCUMENT = openapi.document(calls())
 _SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 # A stream of what changes does not end by itself: test_api.py reads it.
 _BOUNDED = _SCHEMA.exclude(path="/api/v1/events")
+# Of one job or upload; what is well-formed, for a name is put into it.
+_OF_ONE = schemathesis.openapi.from_dict(DOCUMENT).include(path_regex="{id}")
+_OF_ONE.config.generation.update(modes=[schemathesis.GenerationMode.POSITIVE])
 _EXCLUDED = [
     # A digest that is not the file's, a job that cannot be: what fits the schema may be refused.
     checks.positive_data_acceptance,
@@ -36,11 +39,20 @@ def described(lasting: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> 
     return lasting
 
 
+@pytest.fixture(scope="module")
+def a_job(lasting: LiveServer) -> str:
+    """The name of one that has ended."""
+    with lasting.script() as client:
+        job = client.post("/api/v1/jobs", json={"kind": "repair"}).raise_for_status().json()["id"]
+        until(lambda: client.get(f"/api/v1/jobs/{job}").json()["state"] != "running")
+    return str(job)
+
+
 @pytest.mark.row("S45")
 @pytest.mark.timeout(120)
 @_BOUNDED.parametrize()
 @settings(
-    max_examples=8,
+    max_examples=15,
     derandomize=True,
     deadline=None,
     database=None,
@@ -52,6 +64,28 @@ def test_no_call_is_a_fault_of_ours(case: Any, described: LiveServer) -> None:
         base_url=described.url, headers={"Authorization": f"Bearer {described.token}"}, timeout=30,
         excluded_checks=_EXCLUDED,
     )  # fmt: skip
+
+
+@pytest.mark.row("S45")
+@pytest.mark.timeout(120)
+@_OF_ONE.parametrize()
+@settings(
+    max_examples=10,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_nor_is_one_about_what_there_is(case: Any, described: LiveServer, a_job: str) -> None:
+    """No made up name is one that there is."""
+    described.do(lambda: _fresh(described))
+    upload = described.do(lambda: described.context.uploads.create(3)).id
+    case.path_parameters = {"id": a_job if "/jobs/" in case.path else upload}
+    answer = case.call_and_validate(
+        base_url=described.url, headers={"Authorization": f"Bearer {described.token}"}, timeout=30,
+        excluded_checks=_EXCLUDED,
+    )  # fmt: skip
+    assert answer.status_code != 404
 
 
 def _fresh(server: LiveServer) -> None:
