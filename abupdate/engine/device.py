@@ -5,9 +5,9 @@ Each function reads, and takes no lock that an install would wait for.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-import sys
 import threading
 import time
 from dataclasses import asdict
@@ -29,6 +29,7 @@ from abupdate.run import run
 from abupdate.update import evidence
 from abupdate.update.slots import Booted, Machine
 
+_LOG = logging.getLogger("abupdate.engine")
 HEALTH_SECONDS = 5.0
 REBOOTING = "rebooting"
 ANSWERED = 2.0  # seconds in which an answer has come to whoever asked
@@ -213,8 +214,8 @@ def reboot(machine: Machine) -> None:
         try:
             ask(["systemctl", "reboot"], timeout=30.0)
         except AbupdateError as error:
+            _LOG.error("The device does not restart: %s", error.message)
             mark.unlink(missing_ok=True)
-            print(f"The device does not restart: {error.message}", file=sys.stderr, flush=True)
 
     later = threading.Timer(ANSWERED, restart)
     later.daemon = True

@@ -347,7 +347,7 @@ def test_who_asks_for_a_restart_is_answered_before(
 
 
 def test_a_restart_that_does_not_come_is_not_waited_for(
-    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refusing(words: list[str], timeout: float) -> Result:
         if words == ["systemctl", "reboot"]:
@@ -360,7 +360,7 @@ def test_a_restart_that_does_not_come_is_not_waited_for(
     until = time.monotonic() + _SECONDS
     while served.call(lambda it: it.status()).rebooting:
         assert time.monotonic() < until
-    assert "Access denied" in capsys.readouterr().err
+    assert "Access denied" in caplog.text
 
 
 def test_what_was_asked_before_the_engine_ends_is_answered(
