@@ -69,19 +69,17 @@ class Line:
             threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        with near, suppress(OSError):
-            far = socket.create_connection(("127.0.0.1", self._target))
-            with far:
-                with self._lock:
-                    if not self._up:
-                        return
-                    self._open |= {near, far}
-                back = threading.Thread(target=_copy, args=(far, near), daemon=True)
-                back.start()
-                _copy(near, far)
-                back.join()
-        with self._lock:
-            self._open -= {near, far}
+        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as far:
+            with self._lock:
+                if not self._up:
+                    return
+                self._open |= {near, far}
+            back = threading.Thread(target=_copy, args=(far, near), daemon=True)
+            back.start()
+            _copy(near, far)
+            back.join()
+            with self._lock:
+                self._open -= {near, far}
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
