@@ -1,9 +1,10 @@
-"""An upload's body on its way past h11, from the socket into two buffers that are used in turn.
+"""An upload's body on its way past h11, from the socket into three buffers that are used in turn.
 
 h11 is Python and copies each byte several times. It parses the head as ever, and the guard checks
 it; only then may a call take the body (`take`). Its bytes are counted here, so that not one of a
 request behind it is read, and come as ASGI's messages, as before: limits of size and time hold.
-But `body` is a view that is good until the next message is asked for.
+But `body` is a view, and void when two more messages have been asked for: one can be written while
+the next one is looked at, and a third one comes.
 """
 
 from __future__ import annotations
@@ -108,12 +109,12 @@ class _RawBody:
 
 
 class _Reader(asyncio.BufferedProtocol):
-    """Receives `left` bytes and not one more, into one buffer while the other one is in use."""
+    """Receives `left` bytes and not one more, into one buffer while the other two are in use."""
 
     def __init__(self, front: RawProtocol, left: int) -> None:
         self.left = left
         self._front = front
-        self._filling, self._spare = (memoryview(bytearray(SIZE)) for _ in range(2))
+        self._filling, *self._others = (memoryview(bytearray(SIZE)) for _ in range(3))
         self._filled = 0
         self._ready = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -126,13 +127,14 @@ class _Reader(asyncio.BufferedProtocol):
         return not self.left and not self._filled
 
     async def next(self) -> memoryview:
-        """What came; nothing when the client has left. What was given before is void."""
+        """What came; nothing when the client has left. What was given before the last is void."""
         await self._ready.wait()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         given = self._filling[: self._filled]
-        self._filling, self._spare, self._filled = self._spare, self._filling, 0
+        self._others.append(self._filling)
+        self._filling, self._filled = self._others.pop(0), 0
         if not self._lost:
             self._ready.clear()
             if self.left:

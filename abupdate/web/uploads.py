@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -208,33 +208,25 @@ class Uploads:
         return upload
 
     async def _receive(self, writing: _Writing, body: AsyncIterator[bytes]) -> None:
-        upload, loop = writing.upload, asyncio.get_running_loop()
-        file = os.open(self._path(upload, "part"), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        upload, came = writing.upload, writing.upload.offset
+        output = _Output(self._path(upload, "part"), writing, self._thread)
         pieces: list[bytes] = []
         held = 0
-
-        async def flush() -> None:
-            nonlocal pieces, held
-            if held:
-                data, pieces, held = pieces, [], 0
-                await loop.run_in_executor(self._thread, _write, file, data, writing)
-
         try:
             while (piece := await writing.next(body)) is not None:
-                if upload.offset + held + len(piece) > upload.size:
+                came += len(piece)
+                if came > upload.size:
                     raise UploadError(
                         413, f"{upload.size} bytes were announced, and more than those came."
                     )
                 pieces.append(piece)
                 held += len(piece)
-                # A view (of rawbody.py) is good until the next one is asked for.
+                # A view (of rawbody.py) is void when two more have been asked for.
                 if held >= _PIECE or isinstance(piece, memoryview):
-                    await flush()
+                    lot, pieces, held = pieces, [], 0
+                    await output.add(lot)
         finally:
-            try:
-                await asyncio.shield(flush())
-            finally:
-                self._thread.submit(os.close, file)  # after what it still writes
+            await output.end(pieces)
         if upload.id not in self._all:
             raise UploadError(404, "This upload was ended.")
         if writing.stopped:
@@ -272,6 +264,38 @@ class Uploads:
 
     def _save(self, upload: Upload) -> None:
         write_json(self._path(upload, "json"), asdict(upload))
+
+
+class _Output:
+    """A file that a thread writes, in order: one lot of pieces while the next one waits for it."""
+
+    def __init__(self, path: Path, writing: _Writing, thread: ThreadPoolExecutor) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._writing, self._thread = writing, thread
+        self._last: Future[None] | None = None
+        self._failed: OSError | None = None
+
+    async def add(self, pieces: list[bytes]) -> None:
+        """Write these; when it returns, those that were added before are written."""
+        before, self._last = self._last, self._thread.submit(self._write, pieces)
+        if before is not None:
+            # Whoever is no longer waiting must not take a lot out of the middle.
+            await asyncio.shield(asyncio.wrap_future(before))
+
+    def end(self, pieces: list[bytes]) -> asyncio.Future[None]:
+        """Write these, the last ones, and close it; to be awaited."""
+        last = self._thread.submit(self._write, pieces)
+        self._thread.submit(os.close, self._file)
+        return asyncio.shield(asyncio.wrap_future(last))
+
+    def _write(self, pieces: list[bytes]) -> None:
+        if self._failed is not None:
+            raise self._failed  # what comes behind a gap is not written
+        try:
+            _write(self._file, pieces, self._writing)
+        except OSError as error:
+            self._failed = error
+            raise
 
 
 def _write(file: int, pieces: list[bytes], writing: _Writing) -> None:
