@@ -24,6 +24,7 @@ def text(found: Figures) -> str:
     busy = statistics.median(found.busy_page)
     size = f"{found.size / (1 << 30):g} GiB" if found.size >= 1 << 30 else f"{found.size >> 20} MiB"
     megabytes = found.size / _MB
+    worked, sent = statistics.median(found.worked), statistics.median(found.sent)
     return f"""# How fast the page is
 
 `make bench-web`, which is `python -m bench.web_upload`. The server is the command that a device
@@ -47,6 +48,8 @@ Rounds: {len(found.dd)}, in each all three in turn.
 | upload, with digest, fsync and rename | {_row(found.plain, megabytes)} |
 | the same by https | {_row(found.tls, megabytes)} |
 
+{_why(found.size / statistics.median(found.dd) / _MB, worked, sent, found.size)}
+
 | server | |
 |---|---|
 | from its start to the first page | {found.started:.2f} s |
@@ -57,7 +60,7 @@ Rounds: {len(found.dd)}, in each all three in turn.
 | RSS with {found.listeners} listeners | {found.listening_rss / _MB:.1f} MB |
 | until the last of {found.listeners} was told (it looks once a second) | {found.told_after:.2f} s |
 | an upload beside {found.listeners} listeners | {found.beside:.2f} s |
-| processor's time for an upload, median | {statistics.median(found.worked):.2f} s |
+| processor's time for an upload, median: the server's; curl's | {worked:.2f} s; {sent:.2f} s |
 | overview, idle: median, 95th percentile | {_page(found.idle_page)} |
 | overview, during uploads ({len(found.busy_page)} asked for) | {_page(found.busy_page)} |
 """
@@ -76,6 +79,15 @@ def _machine(found: Figures) -> str:
         f"{platform.python_version()}. Load before and after: {found.load[0]:.1f}, "
         f"{found.load[1]:.1f}.{shared}"
     )
+
+
+def _why(disk: float, worked: float, sent: float, size: int) -> str:
+    """What bounds an upload, from `disk` in MB/s and two programs' seconds of processor time."""
+    cores = os.cpu_count() or 1
+    least = (worked + sent) / min(cores, 3)  # curl, and the server's two threads
+    return f"""An upload is work for the processors: a SHA-256 and two copies in the server, and curl beside
+it. Were they shared out evenly, {least:.2f} s would be its time here, {size / least / _MB:.0f} MB/s. A disk or a
+network slower than that is what an upload waits for; this disk takes {disk:.0f} MB/s."""
 
 
 def _row(seconds: Sequence[float], megabytes: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import selectors
 import socket
 import statistics
@@ -39,6 +40,7 @@ class Figures:
     plain: list[float] = field(default_factory=list)
     tls: list[float] = field(default_factory=list)
     worked: list[float] = field(default_factory=list)
+    sent: list[float] = field(default_factory=list)
     started: float = 0.0
     idle_rss: int = 0
     idle_pss: int = 0
@@ -117,10 +119,11 @@ def _uploads(found: Figures, plain: Page, secure: Page, source: Path, rounds: in
         times = {}
         in_turn = [("dd", dd), ("plain", plain.upload(source)), ("tls", secure.upload(source))]
         for name, words in in_turn[number % 3 :] + in_turn[: number % 3]:
-            worked = plain.worked()
+            worked, sent = plain.worked(), _children_worked()
             times[name] = _timed(words)
             if name == "plain" and number >= 0:
                 found.worked.append(plain.worked() - worked)
+                found.sent.append(_children_worked() - sent)
             copy.unlink(missing_ok=True)
             plain.drop_all()
             secure.drop_all()
@@ -139,6 +142,11 @@ def _timed(words: Sequence[str]) -> float:
     if done.returncode:
         raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stderr}")
     return seconds
+
+
+def _children_worked() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # those that have ended, as curl has
+    return used.ru_utime + used.ru_stime
 
 
 def _pages(asked: Page, cookie: str, source: Path | None) -> list[float]:

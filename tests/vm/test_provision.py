@@ -135,6 +135,7 @@ def test_refused(bench: Bench) -> None:
 
 
 @pytest.mark.row("U18", "U19", "S19")
+@pytest.mark.long
 def test_every_bus(bench: Bench, tmp_path: Path) -> None:
     untouched = content_hash(bench.disks[_OWNED].path)
     for name in (_VIRTIO, _NVME, _SATA, _USB):
