@@ -65,12 +65,13 @@ class Page:
             raise RuntimeError(f"The login was answered with {told.status}.")
         return str(told.headers["Set-Cookie"]).split(";", 1)[0]
 
-    def upload(self, file: Path) -> list[str]:
-        """curl's words for an upload of a file."""
+    def upload(self, file: Path, sha256: str | None = None) -> list[str]:
+        """curl's words for an upload of a file, with its digest announced or not."""
+        url = f"{self.origin}/api/v1/bundle" + (f"?sha256={sha256}" if sha256 else "")
         return [
             "curl", "--silent", "--show-error", "--fail-with-body", "--insecure",
             "--output", str(self.folder / "answer"), "--upload-file", str(file),
-            "--header", f"Authorization: Bearer {self.token}", f"{self.origin}/api/v1/bundle",
+            "--header", f"Authorization: Bearer {self.token}", url,
         ]  # fmt: skip
 
     def drop_all(self) -> None:

@@ -7,6 +7,7 @@ meets all of them alike.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import resource
 import selectors
@@ -38,6 +39,7 @@ class Figures:
     filesystem: str
     dd: list[float] = field(default_factory=list)
     plain: list[float] = field(default_factory=list)
+    hashed: list[float] = field(default_factory=list)
     tls: list[float] = field(default_factory=list)
     worked: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
@@ -115,10 +117,15 @@ def measure(folder: Path, size: int, rounds: int, listeners: int) -> Figures:
 def _uploads(found: Figures, plain: Page, secure: Page, source: Path, rounds: int) -> None:
     copy = plain.folder / "copy"
     dd = ["dd", f"if={source}", f"of={copy}", "bs=1M", "conv=fsync"]
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     for number in range(-1, rounds):  # the first one is for nothing: all is loaded then
         times = {}
-        in_turn = [("dd", dd), ("plain", plain.upload(source)), ("tls", secure.upload(source))]
-        for name, words in in_turn[number % 3 :] + in_turn[: number % 3]:
+        in_turn = [
+            ("dd", dd), ("plain", plain.upload(source)), ("hashed", plain.upload(source, digest)),
+            ("tls", secure.upload(source)),
+        ]  # fmt: skip
+        for name, words in in_turn[number % 4 :] + in_turn[: number % 4]:
             worked, sent = plain.worked(), _children_worked()
             times[name] = _timed(words)
             if name == "plain" and number >= 0:
@@ -130,6 +137,7 @@ def _uploads(found: Figures, plain: Page, secure: Page, source: Path, rounds: in
         if number >= 0:
             found.dd.append(times["dd"])
             found.plain.append(times["plain"])
+            found.hashed.append(times["hashed"])
             found.tls.append(times["tls"])
             _say(f"round {number + 1}: " + ", ".join(f"{k} {v:.2f} s" for k, v in times.items()))
 

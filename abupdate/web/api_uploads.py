@@ -32,7 +32,10 @@ class NewUpload(BaseModel):
 
 
 class UploadView(BaseModel):
-    """An upload: `offset` of `size` bytes are here; `complete`: a job can be given its `id`."""
+    """An upload: `offset` of `size` bytes are here; `complete`: a job can be given its `id`.
+
+    `sha256`: what was announced; without that, nothing is hashed.
+    """
 
     id: str
     name: str
@@ -45,7 +48,7 @@ class UploadView(BaseModel):
 
 def view(upload: Upload) -> dict[str, Any]:
     """What is told of an upload."""
-    return UploadView(**{k: v for k, v in asdict(upload).items() if k != "wanted"}).model_dump()
+    return UploadView(**asdict(upload)).model_dump()
 
 
 def _answer(upload: Upload, status: int = 200) -> Response:

@@ -106,7 +106,7 @@ def test_the_examples_do_what_they_say(server: LiveServer, tmp_path: Path) -> No
     whole = sorted(server.context.uploads.folder.glob("*.bundle"))
     assert len(whole) == 2 and {one.read_bytes() for one in whole} == {BUNDLE}
 
-    assert server.context.uploads.all()[0].wanted == digest(BUNDLE)
+    assert server.context.uploads.all()[0].sha256 == digest(BUNDLE)
 
     told = shell.types(inspect)
     assert "event: end" in told and '"signer"' in told
