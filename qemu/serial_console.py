@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_TAIL_LINES = 40
+_TAIL_LINES, _MOST_LINES = 40, 400
 _ESCAPES = re.compile(
     r"\x1b(\[[0-9:;?=!]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|[=>78c])"
 )
@@ -90,7 +90,7 @@ class SerialConsole:
                 if left <= 0:
                     break
                 self._changed.wait(min(left, 1.0))
-        raise VMError(f"no {pattern!r} on the console in {timeout:g} s\n{self.tail()}")
+        raise VMError(f"no {pattern!r} on the console in {timeout:g} s\n{self.tail(since)}")
 
     def write(self, text: str) -> None:
         """Type on the console."""
@@ -98,10 +98,13 @@ class SerialConsole:
             raise VMError("The machine is off.")
         self._connection.sendall(text.encode())
 
-    def tail(self) -> str:
-        """The end of the log, for error messages."""
+    def tail(self, since: int | None = None) -> str:
+        """The end of the log, for error messages; from a position on, unless that is much."""
         with self._changed:
-            last = [f"{line.seconds:8.2f} {line.text}" for line in self._lines[-_TAIL_LINES:]]
+            end = len(self._lines)
+            begin = end - _TAIL_LINES if since is None else max(since, end - _MOST_LINES)
+            lines = self._lines[max(begin, 0) :]
+            last = [f"{line.seconds:8.2f} {line.text}" for line in lines]
             return "\n".join(["--- serial console ---", *last, f"{'':8} {self._partial}"])
 
     def _read(self, connection: socket.socket) -> None:
